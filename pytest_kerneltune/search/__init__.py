@@ -1,0 +1,106 @@
+"""Searches: which configs to measure next.
+
+A search is a frozen dataclass of options with one method, a pure generator: it yields batches of configs and is sent
+their trials, in the same order, failures included. It uses nothing but its options, the space, the rng, the prior
+trials and what it is sent: no clock, environment, file, GPU or global random state. The driver (``tune.py``) owns
+time, budget and measuring and may drop the generator after any yield.
+
+To add a search: write the class in a module here and give it a row in ``SEARCHES``; the contract tests find it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from typing import Any, Literal, Protocol, Self, TypeAlias
+
+from pytest_kerneltune.errors import UsageError
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Config, Trial
+
+Proposals: TypeAlias = Generator[Sequence[Config], Sequence[Trial], None]
+
+DEFAULT_SEARCH = "LFBOTreeSearch"
+
+
+class Effort(StrEnum):
+    """Preset of a search's sizes."""
+
+    NONE = "none"
+    QUICK = "quick"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation with a language model."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Submit: TypeAlias = Callable[[Sequence[Message]], Future[str]]
+"""Asks a language model; the future's result is the reply's text, or it raises LLMError."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a prompt may say about the kernel; ``source`` is empty where it must not leave the machine."""
+
+    name: str = ""
+    kind: str = ""
+    source: str = ""
+    inputs: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    constraint: str = ""
+    hardware: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a preset may use besides its own numbers: the user's known-good configs, a language model, its subject."""
+
+    configs: tuple[Config, ...] = ()
+    model: Submit | None = None
+    subject: Subject = Subject()
+
+
+class Search(Protocol):
+    """What every search implements."""
+
+    @classmethod
+    def preset(cls, effort: Effort, context: Context) -> Self:
+        """The search at the sizes of ``effort`` (QUICK or FULL)."""
+
+    def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
+        """Yield configs to measure, receive their trials; return when nothing more is worth measuring.
+
+        ``prior`` holds trials known beforehand (an earlier run's, user seeds'), which are never proposed again.
+        """
+
+
+SEARCHES = {
+    "FiniteSearch": "pytest_kerneltune.search.sampling",
+    "RandomSearch": "pytest_kerneltune.search.sampling",
+    "LFBOTreeSearch": "pytest_kerneltune.search.forest",
+    "LLMGuidedSearch": "pytest_kerneltune.search.guided",
+    "LLMSeededLFBOTreeSearch": "pytest_kerneltune.search.guided",
+}
+"""Name to the module that holds the class of that name."""
+
+
+def search_class(name: str) -> Any:
+    """The search class called ``name``; raises UsageError that lists the names."""
+    if name not in SEARCHES:
+        raise UsageError(f"unknown search {name!r}; known: {', '.join(SEARCHES)}")
+    return getattr(import_module(SEARCHES[name]), name)
+
+
+def create(name: str, effort: Effort, context: Context) -> Search:
+    """The search called ``name`` at the sizes of ``effort``; raises UsageError that lists the names."""
+    search: Search = search_class(name).preset(effort, context)
+    return search

@@ -1,0 +1,106 @@
+"""What a search exchanges with the driver: batches of configs one way, trials the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+Config: TypeAlias = Mapping[str, Any]
+"""Parameter name to value; values are JSON scalars or tuples of them."""
+
+Clock: TypeAlias = Literal["wall", "thread", "cuda"]
+"""What times a kernel: wall clock, CPU time of the launching thread, or CUDA events."""
+
+
+class Status(StrEnum):
+    """How the attempt to compile, check and time a config ended."""
+
+    OK = "ok"
+    COMPILE_ERROR = "compile error"
+    COMPILE_TIMEOUT = "compile timeout"
+    OUT_OF_RESOURCES = "out of resources"
+    RUNTIME_ERROR = "runtime error"
+    RUN_TIMEOUT = "run timeout"
+    CRASH = "crash"
+    WRONG = "wrong output"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attempt at one config.
+
+    ``latency_ms`` is inf unless ``status`` is OK. ``samples_ms`` are the raw readings it summarises, ``reason`` says
+    why a failure failed, ``log`` is what compiler and kernel printed, ``stage`` names the part of the search that
+    proposed the config, ``compile_s`` and ``measure_s`` are wall seconds.
+    """
+
+    config: Config
+    status: Status = Status.OK
+    latency_ms: float = math.inf
+    samples_ms: tuple[float, ...] = ()
+    reason: str = ""
+    log: str = field(default="", repr=False)
+    stage: str = ""
+    compile_s: float = 0.0
+    measure_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.status is Status.OK
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object without the fields that hold their default; latency inf is left out."""
+        out: dict[str, Any] = {"config": dict(self.config), "status": self.status.value}
+        if math.isfinite(self.latency_ms):
+            out["latency_ms"] = self.latency_ms
+        for name in ("samples_ms", "reason", "log", "stage", "compile_s", "measure_s"):
+            value = getattr(self, name)
+            if value:
+                out[name] = list(value) if isinstance(value, tuple) else value
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """The inverse of :meth:`to_json`; raises ValueError, TypeError or KeyError on anything else."""
+        return cls(
+            config=dict(data["config"]),
+            status=Status(data["status"]),
+            latency_ms=float(data.get("latency_ms", math.inf)),
+            samples_ms=tuple(float(x) for x in data.get("samples_ms", ())),
+            reason=str(data.get("reason", "")),
+            log=str(data.get("log", "")),
+            stage=str(data.get("stage", "")),
+            compile_s=float(data.get("compile_s", 0.0)),
+            measure_s=float(data.get("measure_s", 0.0)),
+        )
+
+
+class Batch(tuple[Config, ...]):
+    """Configs to measure together, with the stage of the search they belong to and a note for the report.
+
+    A search may yield any sequence of configs; it yields a Batch where it has something to say about them.
+    """
+
+    stage: str
+    note: str
+
+    def __new__(cls, configs: Iterable[Config], stage: str = "", note: str = "") -> Batch:
+        batch = super().__new__(cls, configs)
+        batch.stage, batch.note = stage, note
+        return batch
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Stop searching a kernel after this many wall seconds or attempted configs; None is no limit."""
+
+    seconds: float | None = None
+    configs: int | None = None
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The successful trial of least latency, the earliest among equals; None if nothing succeeded."""
+    return min((t for t in trials if t.ok), key=lambda t: t.latency_ms, default=None)
