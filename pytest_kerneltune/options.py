@@ -1,0 +1,295 @@
+"""What can be set from the command line and the ini file: one table, and how each value is read.
+
+pytest's parser is filled from ``OPTIONS`` and ``settings.py`` reads by it, so an option is one row here and one field
+of ``Settings``. Values arrive as text from either place and are checked in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pytest_kerneltune.errors import UsageError
+from pytest_kerneltune.threshold import parse_threshold
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as the user gave it: ``name`` says where, a relative path starts at ``base``.
+
+    A ``secret`` value is never repeated in an error.
+    """
+
+    value: object
+    name: str
+    base: Path
+    secret: bool = False
+
+    @property
+    def text(self) -> str:
+        return str(self.value).strip()
+
+    def rejected(self, wanted: str) -> UsageError:
+        """The error to raise where the value is not ``wanted``."""
+        return UsageError(f"{self.name}: {'the value' if self.secret else repr(self.text)} is not {wanted}")
+
+
+Parse: TypeAlias = Callable[[Given], Any]
+"""Reads a value; raises UsageError that names where it stands and what is allowed."""
+
+
+def text(given: Given) -> str:
+    return given.text
+
+
+def one_of(*words: str) -> Parse:
+    """Exactly one of ``words``."""
+
+    def parse(given: Given) -> str:
+        if given.text in words:
+            return given.text
+        raise given.rejected(f"one of {', '.join(words)}")
+
+    return parse
+
+
+def boolean(given: Given) -> bool:
+    """True or false in any of the usual spellings."""
+    word = given.text.lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise given.rejected("one of 1, true, yes, on, 0, false, no, off")
+
+
+def whole_number(least: int) -> Parse:
+    """An integer of at least ``least``."""
+
+    def parse(given: Given) -> int:
+        if not re.fullmatch(r"\d{1,18}", given.text) or int(given.text) < least:
+            raise given.rejected(f"a whole number of at least {least}")
+        return int(given.text)
+
+    return parse
+
+
+def seconds(given: Given) -> float:
+    """A positive time in seconds; "2m" is 120."""
+    match = re.fullmatch(r"(\d{1,9}\.?\d*|\.\d+)\s*([sm]?)", given.text)
+    value = float(match[1]) * (60 if match[2] == "m" else 1) if match else 0.0
+    if value <= 0:
+        raise given.rejected("a positive time: 30 or 30s (seconds), 2m (minutes)")
+    return value
+
+
+def path(given: Given) -> Path:
+    """An absolute path; ``~`` is the home directory."""
+    if not given.text:
+        raise given.rejected("a path")
+    try:
+        return given.base / Path(given.text).expanduser()
+    except RuntimeError:
+        raise given.rejected("a path whose home directory is known") from None
+
+
+def directory(given: Given) -> Path:
+    """The path of a directory, which need not exist."""
+    found = path(given)
+    if found.exists() and not found.is_dir():
+        raise given.rejected("a directory")
+    return found
+
+
+def file(given: Given) -> Path:
+    """The path of a file, which need not exist."""
+    found = path(given)
+    if found.is_dir():
+        raise given.rejected("a file: it is a directory")
+    return found
+
+
+def directory_or_off(given: Given) -> Path | None:
+    """The path of a directory, or None for "off"."""
+    return None if given.text == "off" else directory(given)
+
+
+def search(given: Given) -> str:
+    """The name of a search, or "none"."""
+    if given.text == "none":
+        return "none"
+    from pytest_kerneltune.search import DEFAULT_SEARCH, SEARCHES
+
+    name = DEFAULT_SEARCH if given.text == "default" else given.text
+    return str(one_of("none", *SEARCHES)(Given(name, given.name, given.base)))
+
+
+def selections(given: Given) -> frozenset[str]:
+    """Which baselines to write: names separated by commas."""
+    words = [word.strip() for word in given.text.split(",")]
+    for word in words:
+        if word not in SELECTIONS:
+            raise given.rejected(f"one or more of {', '.join(SELECTIONS)}, separated by commas")
+    return frozenset(words)
+
+
+def threshold(given: Given) -> float:
+    return parse_threshold(given.text, given.name)
+
+
+EFFORTS = ("none", "quick", "full")
+POLICIES = ("warn", "fail")
+SELECTIONS = ("all", "new", "improved", "regressed")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: ini key ``name``, attribute ``name`` of ``Settings`` and, unless ``ini_only``, a command line flag.
+
+    ``default`` is text, read like the user's, or a function of the environment that gives the value. ``bare`` is the
+    text that the flag means without a value; without a ``metavar`` it takes none.
+    """
+
+    name: str
+    help: str
+    parse: Parse
+    metavar: str = ""
+    bare: str = ""
+    default: str | Callable[[Mapping[str, str]], Any] | None = None
+    ini_only: bool = False
+
+    @property
+    def flag(self) -> str:
+        """``--`` and the name with dashes; empty where there is none."""
+        return "" if self.ini_only else "--" + self.name.replace("_", "-")
+
+    @property
+    def ini_help(self) -> str:
+        """The help text with the default."""
+        return f"{self.help} (default: {self.default})" if isinstance(self.default, str) else self.help
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What ``argparse`` needs besides the flag; an option that is not given is None."""
+        common = {"dest": self.name, "default": None, "help": self.ini_help.replace("%", "%%")}
+        if not self.metavar:
+            return {**common, "action": "store_const", "const": self.bare}
+        optional = {"nargs": "?", "const": self.bare} if self.bare else {}
+        return {**common, "metavar": self.metavar, **optional}
+
+
+def spelled_out(args: Sequence[str]) -> list[str]:
+    """``args`` with the value of every bare option written after it.
+
+    argparse would take the path in ``--autotune perf/`` for the option's value.
+    """
+    optional = {row.flag: row for row in OPTIONS if row.bare and row.metavar}
+    result = list(args)
+    for i, arg in enumerate(args):
+        if arg == "--":
+            break
+        if arg in optional and not _is_value(optional[arg], args[i + 1 : i + 2]):
+            result[i] = f"{arg}={optional[arg].bare}"
+    return result
+
+
+def _is_value(row: Option, following: Sequence[str]) -> bool:
+    try:
+        return bool(following and row.parse(Given(following[0], row.flag, Path())))
+    except UsageError:
+        return False
+
+
+def in_ci(environ: Mapping[str, str]) -> bool:
+    """Whether the variable CI says that this is a continuous-integration run."""
+    return environ.get("CI", "").strip().lower() not in ("", "0", "false")
+
+
+def worker_count(environ: Mapping[str, str]) -> int:
+    """Number of xdist workers, this process among them; 1 without xdist."""
+    count = environ.get("PYTEST_XDIST_WORKER_COUNT", "")
+    return max(1, int(count)) if count.isdecimal() else 1
+
+
+def _default_cache(environ: Mapping[str, str]) -> Path:
+    from pytest_kerneltune.cache import default_directory
+
+    return default_directory(environ)
+
+
+def _default_jobs(environ: Mapping[str, str]) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // worker_count(environ))
+
+
+def _verdict_policy(kind: str, meaning: str) -> Option:
+    name = f"{kind}_verdict"
+    return Option(
+        name, f"whether a kernel that is {meaning} warns or fails", one_of(*POLICIES), default="warn", ini_only=True
+    )
+
+
+OPTIONS = (
+    Option(
+        "autotune",
+        "tune the kernels of performance tests with the search ALGORITHM (bare: the default search), then time and "
+        "judge them; none: time and judge the best known config",
+        search,
+        metavar="ALGORITHM",
+        bare="default",
+    ),
+    Option(
+        "autotune_effort", "how much a search tries", one_of(*EFFORTS), "{" + ",".join(EFFORTS) + "}", default="quick"
+    ),
+    Option("autotune_budget", "stop searching a kernel after this wall time (30, 30s or 2m)", seconds, "SECONDS"),
+    Option("autotune_configs", "stop searching a kernel after this many configs", whole_number(1), "N"),
+    Option("autotune_seed", "seed of every search", whole_number(0), "N", default="0"),
+    Option(
+        "autotune_cache",
+        "where tuned configs are kept, or off (default: KERNELTUNE_CACHE_DIR, else in the user's cache directory)",
+        directory_or_off,
+        metavar="DIR",
+        default=_default_cache,
+    ),
+    Option("autotune_force", "tune again what the cache holds", boolean, bare="yes", default="no"),
+    Option("autotune_json", "write everything this run found out to a JSON file", file, "PATH"),
+    Option(
+        "baseline_dir", "where baselines are kept (default: __kerneltune__ beside each test file)", directory, "DIR"
+    ),
+    Option(
+        "update_baselines",
+        "write what the tests that ran measured as their baselines (bare: all; or new, improved, regressed, separated "
+        "by commas)",
+        selections,
+        metavar="WHICH",
+        bare="all",
+        default=lambda _: frozenset(),
+    ),
+    Option(
+        "missing_baseline",
+        "whether a kernel without a baseline warns or fails (default: fail where the variable CI is set, else warn)",
+        one_of(*POLICIES),
+        metavar="{" + ",".join(POLICIES) + "}",
+        default=lambda environ: "fail" if in_ci(environ) else "warn",
+    ),
+    Option("perf_threshold", "how much slower than its baseline a kernel may be", threshold, "PCT", default="3%"),
+    _verdict_policy("noisy", "too noisy to judge"),
+    _verdict_policy("invalid", "disturbed while it was timed"),
+    _verdict_policy("incomparable", "timed in another way than its baseline"),
+    Option("compile_timeout", "seconds that compiling a config may take", seconds, default="60", ini_only=True),
+    Option("run_timeout", "seconds that the first run of a config may take", seconds, default="30", ini_only=True),
+    Option(
+        "compile_jobs",
+        "configs compiled at once (default: the available cores, shared among xdist workers)",
+        whole_number(1),
+        default=_default_jobs,
+        ini_only=True,
+    ),
+    Option("kerneltune_llm_provider", "provider of the language model", text, ini_only=True),
+    Option("kerneltune_llm_model", "name of the language model", text, ini_only=True),
+    Option("kerneltune_llm_replies", "file of recorded replies to use as the language model", file, ini_only=True),
+)
