@@ -1,0 +1,308 @@
+"""C kernels: built by the system's C compiler into a shared library, called through ctypes in an isolated worker.
+
+A config becomes compiler arguments: ``TILE=8`` is ``-DTILE=8`` (True and False are 1 and 0, None defines nothing, a
+tuple is joined by commas), a string that begins with ``-`` is passed as flags, and a parameter whose own name begins
+with ``-`` is a flag (``-funroll-loops`` of True or False, ``-O`` of 2 or 3).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_kerneltune.backends import CompileTask, Description
+from pytest_kerneltune.backends.outputs import mismatch
+from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.trial import Clock, Config
+
+DEFAULT_FLAGS = ("-O3", "-march=native")
+_SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_SUFFIXES = (".c", ".h", ".cc", ".cpp")
+_GUARD = 4096  # bytes before and after every array that a kernel must not write
+_GUARD_BYTE = 0xA5
+_RETURNS: dict[type | None, Any] = {int: ctypes.c_long, float: ctypes.c_double, None: None}
+
+
+class CKernel:
+    """A C function to tune.
+
+    ``source`` is C text, or the path of a file; ``function`` the name of an exported function in it; ``args`` what it
+    is called with: numpy arrays (C-contiguous; passed as pointers), ints (as ``long``), floats (as ``double``), numpy
+    scalars (as their own type) and ctypes values. ``output`` is the argument (or a list of them) that it writes;
+    ``reference()`` returns what must then be in there. ``returns`` is int or float where the result is returned.
+    ``clock`` "thread" counts the CPU time of the calling thread; use "wall" for a kernel with threads of its own.
+    ``check(actual, expected)`` replaces the comparison within ``rtol`` and ``atol``. Raises UsageError.
+    """
+
+    kind = "c"
+    isolated = True
+
+    def __init__(
+        self,
+        source: str | Path,
+        function: str,
+        args: Sequence[Any] = (),
+        output: Any = None,
+        reference: Callable[[], Any] | None = None,
+        *,
+        flags: Sequence[str] = DEFAULT_FLAGS,
+        compiler: str = "cc",
+        returns: type | None = None,
+        clock: Literal["thread", "wall"] = "thread",
+        rtol: float | None = None,
+        atol: float | None = None,
+        check: Callable[[Any, Any], bool] | None = None,
+    ) -> None:
+        self.source, self._directory = _read(source)
+        if not isinstance(function, str) or not re.fullmatch(r"[A-Za-z_]\w*", function):
+            raise UsageError(f"CKernel(function={function!r}) must be the name of a C function")
+        if returns not in _RETURNS:
+            raise UsageError(f"CKernel(returns={returns!r}): use int, float or None")
+        if clock not in ("thread", "wall"):
+            raise UsageError(f"CKernel(clock={clock!r}): use 'thread' or 'wall'")
+        if isinstance(flags, str):
+            raise UsageError(f"CKernel(flags={flags!r}) must be a list of flags: {shlex.split(flags)!r}")
+        for name, value in (("reference", reference), ("check", check)):
+            if value is not None and not callable(value):
+                raise UsageError(f"CKernel({name}=...) must be callable, not {value!r}")
+        self.function, self.args, self.flags, self.compiler = function, tuple(args), tuple(flags), compiler
+        self._clock: Clock = clock
+        outputs = _positions(self.args, output)
+        if reference is not None and not outputs and returns is None:
+            raise UsageError("CKernel(reference=...) needs output= (the argument that the kernel writes) or returns=")
+        for position, value in enumerate(self.args):
+            _describe_argument(position, value)
+        self._program = CProgram(self.args, function, outputs, reference, returns, (rtol, atol), check)
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def describe(self) -> Description:
+        return Description(
+            "c",
+            source=self.source,
+            directory=self._directory,
+            inputs=tuple(_describe_argument(i, value) for i, value in enumerate(self.args)),
+            facts=(f"function {self.function}", f"compiler {self.compiler} {' '.join(self.flags)}"),
+        )
+
+    def compile_task(self, config: Config) -> CompileTask:
+        args = [*self.flags, *compiler_arguments(config)]
+        return CompileTask(f"{__name__}:Compiler", (self.compiler, self.source, self._directory), "compile", (args,))
+
+    def program(self) -> CProgram:
+        return self._program
+
+    def packed(self, by_value: Sequence[Any]) -> bytes:
+        from pytest_kerneltune.packing import pack
+
+        return pack(self._program, by_value)
+
+    def launch_env(self) -> Mapping[str, str]:
+        # The thread clock sees one thread: the reference must not spread its work over others.
+        return _SINGLE_THREADED if self._clock == "thread" else {}
+
+    def __call__(self, config: Config, artifact: Any) -> Any:
+        returned = _bind(artifact, self.function, self._program.returns, self.args)()
+        written = [self.args[i] for i in self._program.outputs]
+        return returned if self._program.returns else (written[0] if len(written) == 1 else tuple(written) or None)
+
+
+class Compiler:
+    """Builds shared libraries; lives in a compile worker, whose process group is killed past the limit."""
+
+    def __init__(self, compiler: str, source: str, directory: str) -> None:
+        self._compiler, self._source, self._directory = compiler, source, directory
+
+    def compile(self, arguments: Sequence[str]) -> bytes:
+        """The library's bytes; raises KernelError with the compiler's first error line."""
+        if shutil.which(self._compiler) is None:
+            raise KernelError(f"no C compiler called {self._compiler!r} is on the PATH: install one, or pass compiler=")
+        with tempfile.TemporaryDirectory(prefix="kerneltune-") as folder:
+            source, library = Path(folder, "kernel.c"), Path(folder, "kernel.so")
+            source.write_text(self._source)
+            include = ["-I", self._directory] if self._directory else []
+            # The arguments come before the source and -lm after it, where a linker looks for what it misses.
+            command = [self._compiler, "-shared", "-fPIC", *arguments, *include, "-o", str(library), str(source), "-lm"]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+            print(done.stdout + done.stderr, flush=True)  # noqa: T201 - the worker's output is kept as the config's log
+            if done.returncode:
+                raise KernelError(_first_error(done.stderr, folder) or f"the compiler exited with {done.returncode}")
+            return library.read_bytes()
+
+
+class CProgram:
+    """Calls the kernel, on guarded copies of the arguments; the arguments themselves keep the first content."""
+
+    def __init__(
+        self,
+        args: Sequence[Any],
+        function: str,
+        outputs: Sequence[int],
+        reference: Callable[[], Any] | None,
+        returns: type | None,
+        tolerance: tuple[float | None, float | None],
+        check: Callable[[Any, Any], bool] | None,
+    ) -> None:
+        self.args, self.function, self.outputs, self.reference = args, function, outputs, reference
+        self.returns, self.restores = returns, False
+        self._tolerance, self._check = tolerance, check
+        self._copies: list[Any] = []
+        self._buffers: dict[int, Any] = {}
+        self._expected: Any = None
+
+    def prepare(self, config: Config, artifact: Any) -> Callable[[], Any]:
+        if not self._copies:
+            self._copies = [self._guarded(i, a) if _is_array(a) else a for i, a in enumerate(self.args)]
+        return _bind(artifact, self.function, self.returns, self._copies)
+
+    def reset(self) -> None:
+        for mine, first in self._arrays():
+            mine[...] = first
+
+    def expect(self) -> None:
+        if self.reference is not None:
+            self._expected = self.reference()
+            if self._expected is None:
+                raise KernelError("reference= returned None: it must return what the kernel must compute")
+
+    def mismatch(self, returned: Any) -> str | None:
+        for i, buffer in self._buffers.items():
+            if (buffer[:_GUARD] != _GUARD_BYTE).any() or (buffer[-_GUARD:] != _GUARD_BYTE).any():
+                buffer[:_GUARD] = buffer[-_GUARD:] = _GUARD_BYTE
+                return f"wrote outside argument {i}"
+        inputs = [i for i in self._buffers if i not in self.outputs]
+        self.restores = self.restores or any(self._copies[i].tobytes() != self.args[i].tobytes() for i in inputs)
+        if self.reference is None:
+            return None
+        written: list[Any] = [self._copies[i] for i in self.outputs] + ([returned] if self.returns else [])
+        actual = written[0] if len(written) == 1 else tuple(written)
+        if self._check is not None:
+            return None if self._check(actual, self._expected) else "check= returned False"
+        return mismatch(actual, self._expected, *self._tolerance)
+
+    def _arrays(self) -> Iterator[tuple[Any, Any]]:
+        return ((self._copies[i], self.args[i]) for i in self._buffers)
+
+    def _guarded(self, position: int, array: Any) -> Any:
+        import numpy as np
+
+        raw = np.full(array.nbytes + 2 * _GUARD + 64, _GUARD_BYTE, np.uint8)
+        start = -raw.ctypes.data % 64
+        self._buffers[position] = buffer = raw[start : start + array.nbytes + 2 * _GUARD]
+        mine = buffer[_GUARD : _GUARD + array.nbytes].view(array.dtype).reshape(array.shape)
+        mine[...] = array
+        return mine
+
+
+def compiler_arguments(config: Config) -> list[str]:
+    """A config as compiler arguments (see the module's docstring); raises UsageError for a name C can't define."""
+    arguments = []
+    for name, value in config.items():
+        if name.startswith("-"):
+            arguments += [] if value in (False, None) else [name if value is True else f"{name}{value}"]
+        elif isinstance(value, str) and value.startswith("-"):
+            arguments += shlex.split(value)
+        elif value is not None and value != "":
+            if not re.fullmatch(r"[A-Za-z_]\w*", name):
+                raise UsageError(
+                    f"parameter {name!r} cannot be a C macro: use a C identifier, or a name beginning with -"
+                )
+            arguments.append(f"-D{name}={_macro(value)}")
+    return arguments
+
+
+def _macro(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return ",".join(map(_macro, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _read(source: str | Path) -> tuple[str, str]:
+    """The C text, and the directory that its quoted includes are found in ("" for text that is no file)."""
+    if isinstance(source, str) and not ("\n" not in source and source.endswith(_SUFFIXES)):
+        return source, ""
+    path = Path(source)
+    try:
+        return path.read_text(), str(path.resolve().parent)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"CKernel(source={str(source)!r}) cannot be read: {error}") from None
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "ctypes") and hasattr(value, "shape") and hasattr(value, "tobytes") and value.shape != ()
+
+
+def _describe_argument(position: int, value: Any) -> str:
+    if _is_array(value):
+        if not value.flags.c_contiguous:
+            raise UsageError(f"CKernel(args=...): argument {position} is not C-contiguous; pass a contiguous copy")
+        return f"arg {position}: pointer to {value.dtype}[{', '.join(map(str, value.shape))}]"
+    kind = type(value).__name__
+    _c_value(position, value)
+    return f"arg {position}: {kind} {getattr(value, 'value', value)}"
+
+
+def _c_value(position: int, value: Any) -> Any:
+    if _is_array(value):
+        return ctypes.c_void_p(value.ctypes.data)
+    if isinstance(value, bool | int):
+        return ctypes.c_long(value)
+    if isinstance(value, ctypes._SimpleCData | ctypes.Structure):
+        return value
+    if hasattr(value, "dtype") and value.shape == ():  # before float: numpy.float64 is one
+        from numpy import ctypeslib
+
+        return ctypeslib.as_ctypes_type(value.dtype)(value.item())
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    raise UsageError(
+        f"CKernel(args=...): argument {position} is a {type(value).__name__}; "
+        "pass numpy arrays, numbers, numpy scalars or ctypes values"
+    )
+
+
+def _positions(args: Sequence[Any], output: Any) -> tuple[int, ...]:
+    """Which of ``args`` the kernel writes; ``output`` is one of them, or a list or tuple of them."""
+    if output is None:
+        return ()
+    wanted = output if isinstance(output, list | tuple) else [output]
+    found = []
+    for item in wanted:
+        position = next((i for i, a in enumerate(args) if a is item), None)
+        if position is None or not _is_array(item):
+            raise UsageError(
+                "CKernel(output=...) must be one of the arrays in args (the same object), or a list of them"
+            )
+        found.append(position)
+    return tuple(found)
+
+
+def _bind(library: bytes, function: str, returns: type | None, args: Sequence[Any]) -> Callable[[], Any]:
+    with tempfile.NamedTemporaryFile(prefix="kerneltune-", suffix=".so") as file:
+        file.write(library)
+        file.flush()
+        try:
+            entry = getattr(ctypes.CDLL(file.name), function)
+        except (OSError, AttributeError) as error:
+            raise KernelError(str(error).replace(file.name, "the compiled library")) from None
+    entry.restype = _RETURNS[returns]
+    values = [_c_value(i, a) for i, a in enumerate(args)]
+    launch = partial(entry, *values)
+    launch.keep = args  # type: ignore[attr-defined] # ctypes holds addresses only
+    return launch
+
+
+def _first_error(text: str, folder: str) -> str:
+    lines = [line.replace(f"{folder}/", "") for line in text.splitlines()]
+    errors = [line for line in lines if "error" in line.lower() or "undefined" in line]
+    return (errors or lines or [""])[0].strip()

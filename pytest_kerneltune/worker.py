@@ -1,0 +1,256 @@
+"""Worker processes that may hang or die without harm.
+
+A ``Worker`` is a fresh Python process in a session (and process group) of its own that serves objects: a ``Service``
+names a class and its arguments, the worker builds it on first use and calls its methods. Every request has a limit;
+past it the whole process group is killed, because a compiler stuck in native code hears no signal and a compiler's
+own children (ptxas, cc1) must go with it. A dead worker is replaced at the next request.
+
+Rules:
+1. Nothing is raised while a request runs: ``poll`` returns a ``Reply`` that holds a value or a WorkerError.
+2. The limit counts from when the worker is ready for the request; starting up and building the service have a limit
+   of their own.
+3. What worker and children print goes to a file and comes back as the reply's log.
+4. A worker dies with its parent (Linux: parent-death signal; elsewhere at the next read of its closed pipe).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import IO, Any
+
+from pytest_kerneltune.errors import RemoteError, WorkerCrash, WorkerError, WorkerTimeout
+
+START_LIMIT_S = 180.0
+LOG_LIMIT = 20_000
+_FILE_SIZE_LIMIT = 4 << 30  # a kernel that prints for ever must not fill the disk
+_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from pytest_kerneltune.worker import serve; serve()"
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """An object to build in a worker: class "module:Class" and its picklable arguments. Compared by identity."""
+
+    target: str
+    args: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a request ended: ``value``, or ``error``; ``log`` is what was printed, ``seconds`` the wall time it took."""
+
+    value: Any = None
+    error: WorkerError | None = None
+    log: str = ""
+    seconds: float = 0.0
+
+    def unwrap(self) -> Any:
+        """The value; raises the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class Worker:
+    """One replaceable process that serves one request at a time."""
+
+    def __init__(self, env: Mapping[str, str] | None = None, keep: int = 1) -> None:
+        """``env`` comes on top of this process's environment; ``keep`` services stay built in the worker."""
+        self._env = dict(env or {})
+        self._keep = keep
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._log: IO[bytes] | None = None
+        self._services: list[Service] = []
+        self._deadline = self._started = 0.0
+        self._limit = 0.0
+        self._finalizer: Any = None
+        self.busy = False
+
+    @property
+    def connection(self) -> Connection:
+        """Readable when the running request has news; for ``multiprocessing.connection.wait``."""
+        assert self._connection is not None
+        return self._connection
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the running request's limit."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def submit(self, service: Service, method: str, *args: Any, timeout: float) -> None:
+        """Start ``service.method(*args)``; ``timeout`` is in seconds. Raises WorkerError if it can't be sent."""
+        assert not self.busy, "a worker serves one request at a time"
+        if self._process is None or self._process.poll() is not None:
+            self._spawn()
+        build = service not in self._services
+        if build:
+            self._services = [*self._services, service][-self._keep :]
+        self._limit, self.busy = timeout, True
+        self._started = time.monotonic()
+        self._deadline = self._started + START_LIMIT_S
+        kept = [id(s) for s in self._services]
+        request = pickle.dumps((id(service), (service.target, service.args) if build else None, kept, method, args))
+        # A broken pipe means that it died meanwhile: poll() sees that and says how.
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(request)
+
+    def poll(self) -> Reply | None:
+        """The running request's reply, or None while it runs; kills the worker where its limit is past."""
+        try:
+            while self.connection.poll():
+                message = pickle.loads(self.connection.recv_bytes())
+                if message[0] == "ready":
+                    self._started = time.monotonic()
+                    self._deadline = self._started + self._limit
+                    continue
+                return self._finish(message)
+        except (EOFError, OSError):
+            return self._died()
+        if time.monotonic() < self._deadline:
+            return None
+        waited = time.monotonic() - self._started
+        self.kill()
+        log = self._take_log()
+        return self._reply(error=WorkerTimeout(f"no answer within {waited:.3g} s; its process group was killed", log))
+
+    def call(self, service: Service, method: str, *args: Any, timeout: float) -> Reply:
+        """``submit`` and wait for the reply."""
+        self.submit(service, method, *args, timeout=timeout)
+        while (reply := self.poll()) is None:
+            wait([self.connection], self.seconds_left)
+        return reply
+
+    def kill(self) -> None:
+        """Kill the process group now; the next request starts a new process."""
+        if self._finalizer is not None:
+            self._finalizer()
+        self._services.clear()
+
+    close = kill
+
+    def _spawn(self) -> None:
+        self.kill()
+        if self._log is not None:
+            self._log.close()
+        self._log = tempfile.TemporaryFile("a+b", prefix="kerneltune-")  # noqa: SIM115 - lives as long as the worker
+        ours, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, **self._env},
+            )
+        self._connection = ours
+        self._finalizer = weakref.finalize(self, _end, self._process, ours)
+
+    def _finish(self, message: tuple[Any, ...]) -> Reply:
+        log = self._take_log()
+        if message[0] == "ok":
+            return self._reply(value=message[1], log=log)
+        _, kind, text, trace = message
+        return self._reply(error=RemoteError(kind, text, f"{log}\n{trace}".strip()), log=log)
+
+    def _died(self) -> Reply:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2.0)
+        code = self._process.poll()
+        self.kill()
+        log = self._take_log()
+        if code is not None and code < 0:
+            how = f"killed by {signal.Signals(-code).name}"
+        else:
+            how = f"exited with status {code}" if code is not None else "closed its pipe"
+        return self._reply(error=WorkerCrash(f"the worker process was lost: {how}", log), log=log)
+
+    def _reply(self, value: Any = None, error: WorkerError | None = None, log: str = "") -> Reply:
+        self.busy = False
+        return Reply(value, error, log or (error.log if error else ""), time.monotonic() - self._started)
+
+    def _take_log(self) -> str:
+        assert self._log is not None
+        self._log.seek(0)
+        head = self._log.read(LOG_LIMIT)
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.truncate(0)
+        text = head.decode(errors="replace").strip()
+        return text if size <= LOG_LIMIT else f"{text}\n... ({size - LOG_LIMIT} more bytes)"
+
+
+def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    connection.close()
+
+
+def wait_any(workers: Sequence[Worker], timeout: float) -> None:
+    """Return when a busy worker of ``workers`` has news or is past its limit, at the latest after ``timeout`` s."""
+    busy = [w for w in workers if w.busy]
+    if busy:
+        wait([w.connection for w in busy], min([timeout, *(w.seconds_left for w in busy)]))
+
+
+def serve() -> None:
+    """The worker's main loop: build services, answer requests, until the parent closes the pipe."""
+    connection = Connection(int(sys.argv[1]))
+    _prepare_process()
+    services: dict[int, Any] = {}
+    while True:
+        try:
+            token, build, kept, method, args = pickle.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            return
+        try:
+            for stale in [t for t in services if t not in kept]:
+                del services[stale]
+            if build is not None or token not in services:
+                target, target_args = build
+                module, name = target.split(":")
+                services[token] = getattr(import_module(module), name)(*target_args)
+            connection.send_bytes(pickle.dumps(("ready",)))
+            answer: tuple[Any, ...] = ("ok", getattr(services[token], method)(*args))
+        except BaseException as error:  # whatever a kernel raises (SystemExit too) is this request's answer
+            answer = ("error", type(error).__name__, str(error), traceback.format_exc(limit=-8))
+        connection.send_bytes(_dumps(answer))
+
+
+def _dumps(answer: tuple[Any, ...]) -> bytes:
+    try:
+        return pickle.dumps(answer)
+    except Exception as error:  # an unpicklable result is the request's failure, not the worker's
+        return pickle.dumps(("error", type(error).__name__, f"the result cannot be sent: {error}", ""))
+
+
+def _prepare_process() -> None:
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    limit = _FILE_SIZE_LIMIT if hard == resource.RLIM_INFINITY else min(_FILE_SIZE_LIMIT, hard)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    faulthandler.enable()
