@@ -141,6 +141,9 @@ def threshold(given: Given) -> float:
     return parse_threshold(given.text, given.name)
 
 
+RUN_PLUGIN = "kerneltune-run"
+"""Name under which the plugin registers the object that evaluates kernels."""
+
 EFFORTS = ("none", "quick", "full")
 POLICIES = ("warn", "fail")
 SELECTIONS = ("all", "new", "improved", "regressed")
@@ -215,10 +218,17 @@ def worker_count(environ: Mapping[str, str]) -> int:
     return max(1, int(count)) if count.isdecimal() else 1
 
 
-def _default_cache(environ: Mapping[str, str]) -> Path:
-    from pytest_kerneltune.cache import default_directory
+def default_cache_directory(environment: Mapping[str, str]) -> Path:
+    """Where the cache is unless the command line or ini file says otherwise.
 
-    return default_directory(environ)
+    KERNELTUNE_CACHE_DIR, else pytest-kerneltune in XDG_CACHE_HOME (where that is an absolute path, as its
+    specification wants), else in ~/.cache.
+    """
+    if own := environment.get("KERNELTUNE_CACHE_DIR"):
+        return Path(own).expanduser().absolute()
+    shared = Path(environment.get("XDG_CACHE_HOME", ""))
+    home = Path(environment.get("HOME") or Path.home())
+    return (shared if shared.is_absolute() else home / ".cache") / "pytest-kerneltune"
 
 
 def _default_jobs(environ: Mapping[str, str]) -> int:
@@ -253,7 +263,7 @@ OPTIONS = (
         "where tuned configs are kept, or off (default: KERNELTUNE_CACHE_DIR, else in the user's cache directory)",
         directory_or_off,
         metavar="DIR",
-        default=_default_cache,
+        default=default_cache_directory,
     ),
     Option("autotune_force", "tune again what the cache holds", boolean, bare="yes", default="no"),
     Option("autotune_json", "write everything this run found out to a JSON file", file, "PATH"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kerneltune.errors import UsageError
-from pytest_kerneltune.options import EFFORTS, OPTIONS, Given, Option, spelled_out
+from pytest_kerneltune.options import EFFORTS, OPTIONS, Given, Option, default_cache_directory, spelled_out
 from pytest_kerneltune.search import SEARCHES, Effort
 from pytest_kerneltune.settings import Settings
 
@@ -189,3 +189,19 @@ def test_a_path_after_a_bare_option_is_not_its_value(args: list[str], expected: 
 def test_spelled_out_arguments_leave_the_path_to_argparse() -> None:
     options = parsed(*spelled_out(["--autotune", "perf/", "--update-baselines", "x.py"]))
     assert (options.autotune, options.update_baselines, options.paths) == ("default", "all", ["perf/", "x.py"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"KERNELTUNE_CACHE_DIR": "/own", "XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, "/own"),
+        ({"KERNELTUNE_CACHE_DIR": "", "XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, "/xdg/pytest-kerneltune"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/me"}, "/home/me/.cache/pytest-kerneltune"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/pytest-kerneltune"),
+        ({}, f"{Path.home()}/.cache/pytest-kerneltune"),
+        ({"KERNELTUNE_CACHE_DIR": "~/own"}, f"{Path.home()}/own"),
+        ({"KERNELTUNE_CACHE_DIR": "own"}, f"{Path.cwd()}/own"),
+    ],
+)
+def test_the_default_cache_directory(environment: dict[str, str], expected: str) -> None:
+    assert default_cache_directory(environment) == Path(expected)

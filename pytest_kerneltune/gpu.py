@@ -1,0 +1,285 @@
+"""The device that is measured: what it is, how to time work on it, and what disturbed a measurement."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pytest_kerneltune.nvidia import (
+    FACTS,
+    SAMPLE,
+    SAMPLE_OLD,
+    Sample,
+    disturbances,
+    lineage,
+    own_family,
+    parse_processes,
+    parse_sample,
+    query_gpu,
+    query_processes,
+    remarks,
+    smi_values,
+)
+
+_GIB, _KIB = 2**30, 2**10
+
+_VECTOR_FLAGS = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device: ``kind`` is "cuda" or "cpu", ``hard`` what must be equal for latencies to be comparable, ``facts``
+    lines in words for prompts and reports, ``uuid`` what tells two devices of one name apart ("" where unknown)."""
+
+    kind: str
+    name: str
+    hard: Mapping[str, str] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
+    uuid: str = ""
+
+    @property
+    def slug(self) -> str:
+        """The name as a file name: "NVIDIA H200" is "nvidia-h200"."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or self.kind
+
+
+def cuda_available() -> str | None:
+    """Why no CUDA GPU can be used here; None where one can."""
+    try:
+        import torch
+    except ImportError as error:
+        return f"PyTorch cannot be imported ({error})"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"PyTorch {torch.__version__} is built without CUDA"
+    return str(caught[-1].message).splitlines()[0] if caught else "PyTorch finds no CUDA GPU"
+
+
+def cuda_device(index: int | None = None) -> DeviceInfo:
+    """The CUDA device with torch's number ``index``, by default the current one; raises RuntimeError without one."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
+    uuid = _uuid(properties)
+    driver = smi_values(query_gpu(FACTS, uuid) or "", FACTS)
+    capability = f"{properties.major}.{properties.minor}"
+    hard = {"gpu": properties.name, "compute capability": capability}
+    for key, name in (("mig", "mig.mode.current"), ("power limit W", "power.limit")):
+        if name in driver:
+            hard[key] = driver[name]
+    return DeviceInfo("cuda", properties.name, hard, tuple(_cuda_facts(properties, capability, driver)), uuid)
+
+
+def _cuda_facts(properties: Any, capability: str, driver: Mapping[str, str]) -> Iterator[str]:
+    memory = properties.total_memory / _GIB
+    yield (
+        f"{properties.name}: compute capability {capability}, {properties.multi_processor_count} SMs, {memory:.0f} GiB"
+    )
+    sizes = {
+        "shared memory per block": getattr(properties, "shared_memory_per_block_optin", 0),
+        "shared memory per SM": getattr(properties, "shared_memory_per_multiprocessor", 0),
+        "L2 cache": _l2_bytes(properties),
+    }
+    yield ", ".join(f"{name} {size / _KIB:.0f} KiB" for name, size in sizes.items() if size)
+    words = {
+        "clocks.max.sm": "SM clock up to {} MHz",
+        "clocks.max.memory": "memory clock up to {} MHz",
+        "power.limit": "power limit {} W",
+        "driver_version": "driver {}",
+    }
+    if known := [text.format(driver[name]) for name, text in words.items() if name in driver]:
+        yield ", ".join(known)
+
+
+def _uuid(properties: Any) -> str:
+    return f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else ""
+
+
+def _current_uuid() -> str:
+    if cuda_available() is not None:
+        return ""
+    import torch
+
+    return _uuid(torch.cuda.get_device_properties(torch.cuda.current_device()))
+
+
+def _l2_bytes(properties: Any) -> int:
+    return int(getattr(properties, "L2_cache_size", 0))
+
+
+def cpu_device() -> DeviceInfo:
+    """This machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model, flags = parse_cpuinfo(cpuinfo.read_text(errors="replace") if cpuinfo.exists() else "")
+    model = model or platform.processor() or platform.machine() or "unknown CPU"
+    cores = os.cpu_count() or 1
+    facts = [f"{model}: {cores} logical cores"]
+    if caches := _cpu_caches(Path("/sys/devices/system/cpu/cpu0/cache")):
+        facts.append("caches: " + ", ".join(caches))
+    if vector := [flag for flag in _VECTOR_FLAGS if flag in flags]:
+        facts.append("vector instructions: " + " ".join(vector))
+    return DeviceInfo("cpu", model, {"cpu": model, "cores": str(cores)}, tuple(facts))
+
+
+def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """The model's name ("" if it has none) and the instruction set flags in a /proc/cpuinfo."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        values.setdefault(key.strip(), value.strip())
+    flags = values.get("flags") or values.get("Features") or ""
+    return " ".join(values.get("model name", "").split()), frozenset(flags.split())
+
+
+def _cpu_caches(folder: Path) -> list[str]:
+    found = []
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = (index.joinpath(name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
+        found.append(f"L{level}{suffix} {size}")
+    return found
+
+
+class EventTimer:
+    """Times launches on the current CUDA stream with a pair of events each, the L2 cache flushed before each.
+
+    The flush serves twice: every launch finds the cache cold, and while the GPU is busy with it the host enqueues the
+    launch, so that launch overhead does not show in the reading. Hence a buffer larger than the cache alone needs.
+    """
+
+    method = "cuda-events, L2 flushed"
+
+    _FLUSH_BYTES = 256 * 2**20  # about 70 us of writing on a GPU with 4 TB/s, more than a launch takes the host
+    _HEAD_START = 4  # flushes that keep the GPU busy while the host enqueues the first launches
+    _IN_FLIGHT = 50  # launches enqueued before the host waits
+
+    def __init__(self) -> None:
+        import torch
+
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        size = max(self._FLUSH_BYTES, 2 * _l2_bytes(properties))
+        self._buffer = torch.empty(size // 4, dtype=torch.int32, device="cuda")
+        self._synchronize: Callable[[], None] = torch.cuda.synchronize
+        self._events = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(self._IN_FLIGHT)
+        ]
+
+    def measure(
+        self, launch: Callable[[], Any], count: int, before: Callable[[], Any] | None = None, launches: int = 1
+    ) -> list[float]:
+        """``count`` readings in ms, each the mean of ``launches`` launches (all but the first with a warm cache).
+
+        ``before`` runs untimed before each reading. An error of the kernel surfaces here, as torch's RuntimeError.
+        """
+        readings: list[float] = []
+        while len(readings) < count:
+            readings += self._burst(launch, min(self._IN_FLIGHT, count - len(readings)), before, launches)
+        return readings
+
+    def _burst(
+        self, launch: Callable[[], Any], count: int, before: Callable[[], Any] | None, launches: int
+    ) -> list[float]:
+        for _ in range(self._HEAD_START):
+            self._buffer.zero_()
+        for start, end in self._events[:count]:
+            if before is not None:
+                before()
+            self._buffer.zero_()
+            start.record()
+            for _ in range(launches):
+                launch()
+            end.record()
+        self._synchronize()
+        return [start.elapsed_time(end) / launches for start, end in self._events[:count]]
+
+
+class GpuWatch:
+    """Watches a GPU while it is measured: ``with GpuWatch() as watch: ...``, then ``disturbances()``.
+
+    ``uuid`` names the GPU as nvidia-smi does (by default torch's current device). A process on the GPU is this run's
+    own where it or one of its ancestors is in ``own_pids`` (by default this process and the Python processes that
+    started it, as pytest-xdist's controller does).
+    """
+
+    def __init__(
+        self, uuid: str | None = None, own_pids: Collection[int] | None = None, interval_s: float = 0.2
+    ) -> None:
+        self._uuid = _current_uuid() if uuid is None else uuid
+        self._own = frozenset(own_family() if own_pids is None else own_pids)
+        self._interval_s = interval_s
+        self._samples: list[Sample] = []
+        self._processes: dict[int, str] = {}
+        self._owned: set[int] = set()
+        self._failed = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._stop.clear()
+        self._look()
+        self._list_processes()
+        if not self._failed:
+            self._thread = threading.Thread(target=self._keep_looking, daemon=True, name="kerneltune-gpu-watch")
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._look()
+            self._list_processes()
+
+    def disturbances(self) -> list[str]:
+        """What makes the measurement invalid, one line each."""
+        return disturbances(self._samples, self._foreign() if self._owned else {})
+
+    def remarks(self) -> list[str]:
+        """What the reader of the measurement should know, one line each."""
+        if self._failed:
+            return ["nvidia-smi gave no answer: throttling and other processes on the GPU went unnoticed"]
+        lines = remarks(self._samples)
+        if self._processes and not self._owned:
+            lines.append("other processes on the GPU cannot be told from this run's (process ids of another namespace)")
+        return lines
+
+    def _foreign(self) -> dict[int, str]:
+        return {pid: name for pid, name in self._processes.items() if pid not in self._owned}
+
+    def _keep_looking(self) -> None:
+        while not self._failed and not self._stop.wait(self._interval_s):
+            self._look()
+
+    def _look(self) -> None:
+        for names in (SAMPLE, SAMPLE_OLD):
+            text = query_gpu(names, self._uuid)
+            if text is not None and (sample := parse_sample(text)) is not None:
+                self._samples.append(sample)
+                return
+        self._failed = True
+
+    def _list_processes(self) -> None:
+        found = parse_processes(query_processes(self._uuid) or "")
+        self._processes.update(found)
+        self._owned.update(pid for pid in found if not self._own.isdisjoint(lineage(pid)))

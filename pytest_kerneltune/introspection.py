@@ -1,0 +1,199 @@
+"""What live Python objects are: whose code, where their source is, what their names stand for."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import linecache
+import sys
+import sysconfig
+from collections import ChainMap
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any
+
+SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
+SEQUENCES = (list, tuple, set, frozenset)
+MAPPINGS = (dict, MappingProxyType)
+_DISPLAY_LIMIT = 200
+_WRAPPERS = 20
+_PACKAGE = __name__.partition(".")[0]
+_LIBRARY_FOLDERS = frozenset(("site-packages", "dist-packages"))
+_WRAPPED = ("__wrapped__", "fn", "py_func", "func")  # functools, Triton and Helion, Numba, cached_property
+
+
+def unwrapped(value: Any) -> Any:
+    """The function or class inside a method, property, partial or a library's wrapper; else ``value`` itself."""
+    for _ in range(_WRAPPERS):  # not for ever: an object may claim to wrap itself
+        if isinstance(value, ModuleType | type):
+            break
+        inner: Any
+        if isinstance(value, FunctionType):
+            inner = vars(value).get("__wrapped__") if is_library(*defined_in(value)) else None
+        elif isinstance(value, MethodType | staticmethod | classmethod):
+            inner = value.__func__
+        elif isinstance(value, property | functools.partial):
+            inner = value.fget if isinstance(value, property) else value.func
+        else:
+            inner = next((vars(value)[k] for k in _WRAPPED if k in getattr(value, "__dict__", ())), None)
+        if not callable(inner):
+            break
+        value = inner
+    return value
+
+
+def module_file(module: ModuleType | None) -> str:
+    """Its file, or the folder of a package without one; "" for a built-in or invented module."""
+    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+
+
+def is_library(module: str, file: str = "") -> bool:
+    """Whether code of that module and file is the standard library's, an installed package's or this package's."""
+    top = module.partition(".")[0]
+    if not file or file.startswith("<"):
+        file = module_file(sys.modules.get(module)) or module_file(sys.modules.get(top))
+    if top == _PACKAGE or not file:
+        return top == _PACKAGE or top in sys.stdlib_module_names
+    return _is_library_file(file)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_library_file(file: str) -> bool:
+    path = Path(file).absolute()
+    standard = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    return not _LIBRARY_FOLDERS.isdisjoint(path.parts) or any(
+        p.is_relative_to(folder)
+        for p in (path, path.resolve())
+        for folder in (*standard, *(s.resolve() for s in standard))
+    )
+
+
+def defined_in(value: FunctionType | type) -> tuple[str, str]:
+    """The module and file of a function or class, as ``is_library`` takes them."""
+    if isinstance(value, FunctionType):  # its __module__ may be that of a function it wraps
+        return str(value.__globals__.get("__name__", "")), value.__code__.co_filename
+    return str(value.__module__), ""
+
+
+def folder_of(value: Any) -> str:
+    """The absolute folder of the file that defines a function, class or object's class; "" where there is none."""
+    kind = value if isinstance(value, FunctionType | type | ModuleType) else type(value)
+    if isinstance(kind, FunctionType):
+        file = kind.__code__.co_filename
+    else:
+        file = module_file(kind if isinstance(kind, ModuleType) else sys.modules.get(kind.__module__))
+    return str(Path(file).absolute().parent) if file and file[0] != "<" else ""
+
+
+def file_text(file: str, scope: dict[str, Any]) -> str:
+    """The text of a source file, of a zip archive's or of a console's; "" where there is none."""
+    linecache.checkcache(file)
+    return "".join(linecache.getlines(file, scope))
+
+
+def module_text(module: ModuleType | None) -> str:
+    return file_text(file, vars(module)) if module is not None and (file := getattr(module, "__file__", None)) else ""
+
+
+def closure(function: FunctionType) -> dict[str, Any]:
+    """Free variable to value, without those that are not bound yet."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    found = {}
+    for name, cell in cells:
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # an empty cell: the function around it has not come that far
+            continue
+    return found
+
+
+def function_scope(function: FunctionType) -> ChainMap[str, Any]:
+    """What the names of a function stand for, the nearest scope first."""
+    return ChainMap(closure(function), function.__globals__, vars(builtins))
+
+
+def class_methods(cls: type) -> list[FunctionType]:
+    """The methods written in the class's own body, those that a decorator generated left out."""
+    found = [unwrapped(member) for member in vars(cls).values()]
+    prefix = f"{cls.__qualname__}."
+    return [
+        f
+        for f in found
+        if isinstance(f, FunctionType) and f.__qualname__.startswith(prefix) and f.__code__.co_filename[0] != "<"
+    ]
+
+
+def class_scope(cls: type) -> ChainMap[str, Any]:
+    """What the names in a class's body and methods stand for, the nearest scope first."""
+    methods = class_methods(cls)
+    module = sys.modules.get(cls.__module__)
+    scopes = [vars(module)] if module is not None else [m.__globals__ for m in methods[:1]]
+    return ChainMap(*map(closure, methods), *scopes, vars(builtins))
+
+
+def is_fixture_request(value: Any) -> bool:
+    """Whether ``value`` is what pytest passes as ``request``; pytest is not imported to find out."""
+    return any(c.__name__ == "FixtureRequest" and c.__module__.startswith("_pytest") for c in type(value).__mro__)
+
+
+def attributes(value: object) -> dict[str, Any]:
+    """The attributes of an object, of its slots too, by sorted name."""
+    slots = {name for cls in type(value).__mro__ for name in _slots(cls) if hasattr(value, name)}
+    found = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
+    return {name: found[name] for name in sorted(found)}
+
+
+def _slots(cls: type) -> Iterator[str]:
+    slots = vars(cls).get("__slots__", ())
+    yield from (n for n in ([slots] if isinstance(slots, str) else slots) if n not in ("__dict__", "__weakref__"))
+
+
+def code_names(code: CodeType) -> set[str]:
+    """Every global, attribute and free variable that a code object and those inside it name."""
+    nested = (code_names(c) for c in code.co_consts if isinstance(c, CodeType))
+    return {*code.co_names, *code.co_freevars}.union(*nested)
+
+
+def library_name(value: object) -> str:
+    """How somebody else's object counts: by its qualified name, or by its type's where it has none."""
+    named = value if isinstance(getattr(value, "__name__", None), str) else type(value)
+    name = getattr(named, "__qualname__", None) or getattr(named, "__name__", "")
+    return f"library {getattr(named, '__module__', None) or ''}.{name}"
+
+
+def described(value: Any) -> str:
+    """An array by type, dtype and shape, a dtype or device by name; "" for everything else.
+
+    A device's index is left out: a second GPU of one kind is the same device.
+    """
+    kind = type(value).__name__
+    if kind.lower().endswith("dtype"):
+        return str(value)
+    if kind == "device":
+        return f"device {str(value).partition(':')[0]}"
+    try:
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    except Exception:  # somebody's property; whatever it raises, this is no array
+        return ""
+    if isinstance(value, type) or shape is None or dtype is None:
+        return ""
+    is_number = type(value).__module__ == "numpy" and kind != "ndarray" and shape == ()
+    return f"{dtype} {value.item()!r}" if is_number else f"{dtype} {kind} of shape {tuple(shape)}"
+
+
+def display(value: Any) -> str:
+    """A constant as a prompt shows it; "" where it is no constant."""
+    if type(value).__name__ == "constexpr":
+        value = getattr(value, "value", None)
+    if is_constant(value):
+        text = repr(value)
+        return text if len(text) <= _DISPLAY_LIMIT else text[:_DISPLAY_LIMIT] + "..."
+    return "" if isinstance(value, ModuleType) else described(value)
+
+
+def is_constant(value: Any) -> bool:
+    """Whether it is a number, a string or a container of such."""
+    if isinstance(value, MAPPINGS):
+        return all(is_constant(k) and is_constant(v) for k, v in value.items())
+    return isinstance(value, SCALARS) or (isinstance(value, SEQUENCES) and all(map(is_constant, value)))

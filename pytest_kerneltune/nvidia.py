@@ -1,0 +1,137 @@
+"""What NVIDIA's driver says about a GPU: nvidia-smi asked, its CSV parsed, throttling and guests recognised.
+
+Where nvidia-smi is missing or fails, nothing is known and nothing is raised.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FACTS = ("driver_version", "power.limit", "mig.mode.current", "clocks.max.sm", "clocks.max.memory")
+SAMPLE = ("clocks_event_reasons.active", "clocks.sm", "power.draw")
+SAMPLE_OLD = ("clocks_throttle_reasons.active", *SAMPLE[1:])
+"""``SAMPLE`` before driver 535."""
+
+_LIMIT_S = 10.0
+
+# Bits of the active clock event reasons (nvml.h, nvmlClocksEventReason*).
+_DISTURBING = {0x8: "hardware slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake slowdown"}
+_REMARKABLE = {0x4: "software power cap", 0x20: "software thermal slowdown"}
+
+
+def query_gpu(names: Sequence[str], uuid: str) -> str | None:
+    """The properties ``names`` of the GPU ``uuid`` ("": the first one) as a line of CSV; None where that fails."""
+    return _smi(f"--query-gpu={','.join(names)}", uuid)
+
+
+def query_processes(uuid: str) -> str | None:
+    """Process id and name of every process that computes on the GPU, a line of CSV each; None where that fails."""
+    return _smi("--query-compute-apps=pid,process_name", uuid)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look at a GPU: the bits of the active clock event reasons, SM clock in MHz and power in W (None: unknown)."""
+
+    reasons: int
+    sm_mhz: float | None = None
+    power_w: float | None = None
+
+
+def disturbances(samples: Sequence[Sample], foreign: Mapping[int, str]) -> list[str]:
+    """What makes a measurement invalid: slowdowns that hit some launches and not others, and processes (pid to name)
+    that share the GPU."""
+    lines = [f"{text} of the GPU's clocks" for text in _seen(samples, _DISTURBING)]
+    return lines + [f"process {pid} ({name}) uses the same GPU" for pid, name in sorted(foreign.items())]
+
+
+def remarks(samples: Sequence[Sample]) -> list[str]:
+    """Slowdowns that interleaved arms share, with the range of clocks and the highest power seen."""
+    clocks = [s.sm_mhz for s in samples if s.sm_mhz is not None]
+    power = [s.power_w for s in samples if s.power_w is not None]
+    seen = [f"SM clock {min(clocks):.0f} to {max(clocks):.0f} MHz"] if clocks else []
+    seen += [f"up to {max(power):.0f} W"] if power else []
+    range_text = f" ({', '.join(seen)})" if seen else ""
+    return [text + range_text for text in _seen(samples, _REMARKABLE)]
+
+
+def _seen(samples: Sequence[Sample], names: Mapping[int, str]) -> list[str]:
+    active = 0
+    for sample in samples:
+        active |= sample.reasons
+    return [text for bit, text in names.items() if active & bit]
+
+
+def parse_sample(text: str) -> Sample | None:
+    """The sample in one CSV line of nvidia-smi (reasons, SM clock, power); None where the line holds no reasons."""
+    values = smi_values(text, SAMPLE)
+    try:
+        reasons = int(values[SAMPLE[0]], 16)
+    except (KeyError, ValueError):
+        return None
+    return Sample(reasons, _number(values.get("clocks.sm")), _number(values.get("power.draw")))
+
+
+def parse_processes(text: str) -> dict[int, str]:
+    """Process id to name from the CSV lines of nvidia-smi's list of compute processes."""
+    rows = (line.partition(",") for line in text.splitlines())
+    return {int(pid): name.strip() for pid, _, name in rows if pid.strip().isdigit()}
+
+
+def smi_values(text: str, names: Sequence[str]) -> dict[str, str]:
+    """The first CSV line of nvidia-smi as a mapping, without the values that it does not know."""
+    cells = [cell.strip() for cell in text.strip().partition("\n")[0].split(",")]
+    known = dict(zip(names, cells, strict=False))
+    return {name: cell for name, cell in known.items() if cell and not re.fullmatch(r"\[.*\]|N/A", cell)}
+
+
+def lineage(pid: int) -> list[int]:
+    """``pid``, its parent, the parent's parent and so on; where /proc does not say, ``pid`` alone."""
+    found = [pid]
+    while found[-1] > 1:
+        try:
+            stat = Path(f"/proc/{found[-1]}/stat").read_text(errors="replace")
+        except OSError:
+            break
+        found.append(int(stat.rpartition(")")[2].split()[1]))  # the command in parentheses may hold anything
+    return found
+
+
+def own_family() -> list[int]:
+    """This process, and its parents as far as they run the same interpreter."""
+    family: list[int] = []
+    for pid in lineage(os.getpid()):
+        if family and _executable(pid) != _executable(family[0]):
+            break
+        family.append(pid)
+    return family
+
+
+def _executable(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return f"unknown {pid}"
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def _smi(query: str, uuid: str) -> str | None:
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", uuid or "0"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,101 @@
+"""A kernel at fixed inputs, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+from pytest_kerneltune.backends import Description, Kernel
+from pytest_kerneltune.csource import c_source_digest_text
+from pytest_kerneltune.search import Subject
+from pytest_kerneltune.source import clip, source_digest, source_text
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Config
+
+_SCHEMA = 1
+"""Part of every fingerprint: raise it where the meaning of one changes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """One kernel at one parameter set: what is tuned, measured and judged.
+
+    ``name`` is the tunable's with its parameters ("softmax[n1024]"), ``file`` the file it belongs to, relative to the
+    root directory, with slashes. ``configs`` are the user's known-good configs, made canonical here (SpaceError where
+    one does not fit). ``threshold`` is a fraction, None the session's. ``device_key`` holds what tells devices (in
+    strict mode toolchains too) apart, ``device_name`` is for people. Functions of ``modules`` travel by value.
+    """
+
+    name: str
+    file: str
+    kernel: Kernel
+    space: ConfigSpace
+    configs: tuple[Config, ...] = ()
+    threshold: float | None = None
+    device_name: str = ""
+    device_key: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[ModuleType, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "configs", tuple(self.space.canonical(config) for config in self.configs))
+
+    @property
+    def id(self) -> str:
+        return f"{self.file}::{self.name}"
+
+    @cached_property
+    def description(self) -> Description:
+        """What the kernel says it is, when first asked."""
+        return self.kernel.describe()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 hex digest: source with all it reaches, inputs, facts, space, constraint, device, the file's stem.
+
+        Equal for the same kernel on two machines of one kind: directories do not count, nor do ``configs`` and
+        ``threshold``, which change what is tried first and how it is judged.
+        """
+        what, where = self.description, self.space.where
+        content = {
+            "schema": _SCHEMA,
+            "name": f"{PurePosixPath(self.file).stem}::{self.name}",
+            "kind": what.kind,
+            "functions": source_digest(what.functions),
+            "source": c_source_digest_text(what.source, Path(what.directory) if what.directory else None),
+            "inputs": what.inputs,
+            "facts": what.facts,
+            "space": self.space.describe(),
+            "defaults": {name: p.default for name, p in self.space.parameters.items()},
+            "constraint": None if where is None else source_digest([where]),
+            "device": dict(self.device_key),
+        }
+        return _digest(content)
+
+    @cached_property
+    def inputs_digest(self) -> str:
+        """A sha256 hex digest of the inputs alone: measurements of different inputs are never compared."""
+        return _digest(self.description.inputs)
+
+    def subject(self, hardware: Sequence[str], send_source: bool) -> Subject:
+        """What a prompt may say about this kernel; without ``send_source`` neither kernel's nor constraint's source."""
+        what, where = self.description, self.space.where
+        source = clip(what.source) if what.source else source_text(what.functions)
+        return Subject(
+            name=self.name,
+            kind=what.kind,
+            source=source if send_source else "",
+            inputs=what.inputs,
+            facts=what.facts,
+            constraint=source_text([where]) if send_source and where is not None else "",
+            hardware=tuple(hardware),
+        )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

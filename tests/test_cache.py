@@ -1,0 +1,527 @@
+"""The tuning cache: one tunes and the others read, nothing measured is lost, nothing corrupt is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_kerneltune import cache as cache_module
+from pytest_kerneltune.cache import SCHEMA, Cache, Entry, NewerSchema, NoCache, TuningCache
+from pytest_kerneltune.search import Effort
+from pytest_kerneltune.trial import Budget, Status, Trial
+
+ROOT = Path(cache_module.__file__).parents[1]
+ONE, TWO = "a1" * 32, "b2" * 32
+TRIALS = tuple(Trial({"BLOCK": 1 << n, "order": (1, 0)}, latency_ms=1.5 / (n + 1), samples_ms=(1.5,)) for n in range(3))
+FAILED = Trial({"BLOCK": 64, "order": (0, 1)}, status=Status.CRASH, reason="segmentation fault")
+ENTRY = Entry(
+    fingerprint=ONE,
+    kernel="softmax[n1024]",
+    trials=(*TRIALS, FAILED),
+    winner=TRIALS[2].config,
+    algorithm="RandomSearch",
+    effort=Effort.FULL,
+    seed=0,
+    finished=True,
+    created="2025-01-31",
+    origin={"host": "abc", "device": "NVIDIA H200"},
+)
+
+TUNE = """
+import sys, time
+from pathlib import Path
+from pytest_kerneltune.cache import Cache, Entry
+from pytest_kerneltune.search import Effort
+from pytest_kerneltune.trial import Trial
+
+directory, fingerprint = Path(sys.argv[1]), sys.argv[2]
+with Cache(directory, print).flight(fingerprint) as flight:
+    if flight.entry is None:
+        trial = Trial({"BLOCK": 1}, latency_ms=1.0)
+        time.sleep(0.3)
+        flight.record(trial)
+        found = (trial,), trial.config, "RandomSearch", Effort.QUICK, 0, True, "2025-01-31"
+        flight.store(Entry(fingerprint, "kernel", *found))
+        print("tuned")
+    else:
+        print("read", len(flight.entry.trials))
+"""
+RECORD_AND_HANG = """
+import sys, time
+from pathlib import Path
+from pytest_kerneltune.cache import Cache
+from pytest_kerneltune.trial import Trial
+
+with Cache(Path(sys.argv[1]), print).flight(sys.argv[2]) as flight:
+    print(len(flight.interrupted), flush=True)
+    for number in range(int(sys.argv[3]), int(sys.argv[4])):
+        flight.record(Trial({"BLOCK": number}, latency_ms=1.0 + number))
+    print("recorded", flush=True)
+    time.sleep(60)
+"""
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+
+
+def entry_path(directory: Path) -> Path:
+    return directory / ONE[:2] / f"{ONE}.json"
+
+
+def journal_path(directory: Path) -> Path:
+    return directory / ONE[:2] / f"{ONE}.trials.jsonl"
+
+
+@contextmanager
+def full_disk(after_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond ``after_bytes``, as a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (after_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, warnings: list[str]) -> Cache:
+    return Cache(tmp_path / "cache", warnings.append)
+
+
+def put(cache: Cache, entry: Entry = ENTRY) -> Path:
+    with cache.flight(entry.fingerprint) as flight:
+        flight.store(entry)
+    return entry_path(cache.directory)
+
+
+def damage(path: Path, **changes: Any) -> None:
+    """Rewrite the entry with ``changes``."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# -- entries
+
+
+finite = st.floats(min_value=0, max_value=1e9)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=4,
+)
+configs = st.dictionaries(st.text(min_size=1, max_size=8), values, max_size=4)
+trials = st.builds(
+    Trial,
+    config=configs,
+    status=st.sampled_from(Status),
+    latency_ms=finite | st.just(float("inf")),
+    samples_ms=st.lists(finite, max_size=4).map(tuple),
+    reason=st.text(),
+    log=st.text(st.characters()),
+    stage=st.text(max_size=8),
+    compile_s=finite,
+    measure_s=finite,
+)
+entries = st.builds(
+    Entry,
+    fingerprint=st.just(ONE),
+    kernel=st.text(),
+    trials=st.lists(trials, max_size=4).map(tuple),
+    winner=st.none() | configs,
+    algorithm=st.text(),
+    effort=st.sampled_from(Effort),
+    seed=st.integers(),
+    finished=st.booleans(),
+    created=st.dates().map(str) | st.datetimes().map(lambda moment: moment.isoformat()),
+    budget_seconds=st.none() | finite,
+    budget_configs=st.none() | st.integers(0, 10**6),
+    origin=st.dictionaries(st.text(), st.text(), max_size=3),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(entry=entries)
+def test_an_entry_is_found_as_it_was_stored(tmp_path_factory: pytest.TempPathFactory, entry: Entry) -> None:
+    warned: list[str] = []
+    cache = Cache(tmp_path_factory.getbasetemp() / "entries", warned.append)
+    put(cache, entry)
+    assert cache.lookup(ONE) == entry
+    assert Entry.from_json(entry.to_json()) == entry
+    assert warned == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": None},
+        {"schema": "1"},
+        {"schema": True},
+        {"fingerprint": None},
+        {"kernel": 5},
+        {"trials": {}},
+        {"trials": [[]]},
+        {"trials": [{"config": 3, "status": "ok"}]},
+        {"trials": [{"config": {}}]},
+        {"trials": [{"config": {}, "status": "excellent"}]},
+        {"trials": [{"config": {}, "status": "ok", "latency_ms": -1}]},
+        {"trials": [{"config": {}, "status": "ok", "latency_ms": "nan"}]},
+        {"trials": [{"config": {}, "status": "ok", "latency_ms": 10**400}]},
+        {"trials": [{"config": {}, "status": "ok", "samples_ms": 1}]},
+        {"winner": []},
+        {"algorithm": None},
+        {"effort": "extreme"},
+        {"seed": 1.5},
+        {"finished": "yes"},
+        {"budget_seconds": -1},
+        {"budget_seconds": "60"},
+        {"budget_configs": 1.5},
+        {"budget_configs": True},
+        {"created": "yesterday"},
+        {"origin": {"host": 1}},
+    ],
+    ids=str,
+)
+def test_malformed_entries_are_value_errors(changes: dict[str, Any]) -> None:
+    data = {**ENTRY.to_json(), **changes}
+    with pytest.raises(ValueError, match=r"\S"):
+        Entry.from_json({key: value for key, value in data.items() if value is not None or key == "winner"})
+
+
+@pytest.mark.parametrize("name", ["winner", "budget_seconds", "budget_configs"])
+def test_an_optional_field_may_be_null_but_not_missing(name: str) -> None:
+    data = {**ENTRY.to_json(), name: None}
+    assert getattr(Entry.from_json(data), name) is None
+    del data[name]
+    with pytest.raises(ValueError, match=f"{name}.* is missing"):
+        Entry.from_json(data)
+
+
+@pytest.mark.parametrize("data", [None, [], "entry", 1])
+def test_an_entry_is_an_object(data: Any) -> None:
+    with pytest.raises(ValueError, match="not a JSON object"):
+        Entry.from_json(data)
+
+
+def test_a_field_that_a_later_version_may_add_is_ignored() -> None:
+    assert Entry.from_json({**ENTRY.to_json(), "remark": "new"}) == ENTRY
+
+
+def test_a_newer_schema_is_told_from_a_malformed_entry() -> None:
+    with pytest.raises(NewerSchema):
+        Entry.from_json({"schema": SCHEMA + 1, "everything": "different"})
+
+
+UNLIMITED = Budget()
+
+
+@pytest.mark.parametrize(
+    ("had", "effort", "wanted", "expected"),
+    [
+        ({}, Effort.FULL, UNLIMITED, True),
+        ({}, Effort.QUICK, UNLIMITED, True),
+        ({"effort": Effort.QUICK}, Effort.FULL, UNLIMITED, False),
+        ({"effort": Effort.QUICK}, Effort.QUICK, UNLIMITED, True),
+        ({"effort": Effort.NONE}, Effort.QUICK, UNLIMITED, False),
+        ({"budget_seconds": 10.0}, Effort.FULL, Budget(seconds=100), True),
+        ({"finished": False, "budget_seconds": 10.0}, Effort.FULL, UNLIMITED, False),
+        ({"finished": False, "budget_seconds": 10.0}, Effort.FULL, Budget(seconds=11), False),
+        ({"finished": False, "budget_seconds": 10.0}, Effort.FULL, Budget(seconds=10), True),
+        ({"finished": False, "budget_seconds": 10.0}, Effort.FULL, Budget(seconds=9, configs=5), True),
+        ({"finished": False, "budget_seconds": 10.0}, Effort.FULL, Budget(configs=5), False),
+        ({"finished": False, "budget_configs": 50}, Effort.FULL, Budget(configs=50), True),
+        ({"finished": False, "budget_configs": 50}, Effort.FULL, Budget(configs=51), False),
+        ({"finished": False, "budget_configs": 50}, Effort.QUICK, Budget(seconds=1), False),
+        (
+            {"finished": False, "budget_configs": 50, "budget_seconds": 10.0},
+            Effort.FULL,
+            Budget(seconds=10, configs=51),
+            False,
+        ),
+        ({"finished": False}, Effort.FULL, UNLIMITED, False),
+        ({"winner": None}, Effort.QUICK, UNLIMITED, False),
+    ],
+)
+def test_an_entry_satisfies_what_its_search_covered(
+    had: dict[str, Any], effort: Effort, wanted: Budget, expected: bool
+) -> None:
+    assert replace(ENTRY, **had).satisfies(effort, wanted) is expected
+
+
+# -- the directory
+
+
+def test_nothing_is_made_by_looking(cache: Cache, warnings: list[str]) -> None:
+    assert cache.lookup(ONE) is None
+    assert not cache.directory.exists()
+    assert warnings == []
+
+
+def test_the_layout(cache: Cache) -> None:
+    with cache.flight(ONE) as flight:
+        flight.record(TRIALS[0])
+        found = {str(path.relative_to(cache.directory)) for path in cache.directory.rglob("*") if path.is_file()}
+    assert found == {
+        ".gitignore",
+        "CACHEDIR.TAG",
+        "README.md",
+        f"a1/{ONE}.json.lock",
+        f"a1/{ONE}.trials.jsonl",
+    }
+
+
+@pytest.mark.parametrize("fingerprint", ["", "abc", "../../etc/passwd", "A1" * 32, "a1" * 40, "g" * 64])
+def test_what_is_no_fingerprint_is_refused(cache: Cache, fingerprint: str) -> None:
+    with pytest.raises(ValueError, match="not a fingerprint"):
+        cache.lookup(fingerprint)
+    with pytest.raises(ValueError, match="not a fingerprint"), cache.flight(fingerprint):
+        pytest.fail("entered")
+
+
+# -- one tunes, the others read
+
+
+def test_of_many_processes_one_tunes_and_the_others_read(tmp_path: Path) -> None:
+    processes = [start(TUNE, tmp_path / "cache", ONE) for _ in range(6)]
+    said = sorted(process.communicate()[0] for process in processes)
+    assert said == ["read 1\n"] * 5 + ["tuned\n"]
+    assert [process.returncode for process in processes] == [0] * 6
+
+
+def test_different_fingerprints_do_not_wait_for_each_other(cache: Cache) -> None:
+    def never() -> None:
+        pytest.fail("waited")
+
+    with cache.flight(ONE, never), cache.flight(TWO, never) as flight:
+        flight.store(replace(ENTRY, fingerprint=TWO))
+    assert cache.lookup(ONE) is None
+    assert cache.lookup(TWO) == replace(ENTRY, fingerprint=TWO)
+
+
+def test_an_entry_of_another_fingerprint_cannot_be_stored(cache: Cache) -> None:
+    with cache.flight(TWO) as flight, pytest.raises(ValueError, match=f"{ONE}.*{TWO}"):
+        flight.store(ENTRY)
+
+
+def test_the_lock_ends_with_the_flight_even_if_that_fails(cache: Cache) -> None:
+    with pytest.raises(ZeroDivisionError), cache.flight(ONE):
+        _ = 1 / 0
+    with cache.flight(ONE, on_wait=lambda: pytest.fail("still locked")):
+        pass
+
+
+# -- a killed search
+
+
+def test_trials_of_killed_searches_are_handed_to_the_next(cache: Cache, warnings: list[str]) -> None:
+    waits: list[str] = []
+    with start(RECORD_AND_HANG, cache.directory, ONE, 0, 3) as first:
+        assert first.stdout is not None
+        assert [first.stdout.readline() for _ in range(2)] == ["0\n", "recorded\n"]
+        first.kill()
+    with start(RECORD_AND_HANG, cache.directory, ONE, 3, 5) as second:
+        assert second.stdout is not None
+        assert [second.stdout.readline() for _ in range(2)] == ["3\n", "recorded\n"]
+
+        def kill() -> None:
+            waits.append("wait")
+            second.kill()
+
+        with cache.flight(ONE, on_wait=kill) as flight:
+            assert waits == ["wait"]
+            assert [trial.config["BLOCK"] for trial in flight.interrupted] == [0, 1, 2, 3, 4]
+            assert [trial.latency_ms for trial in flight.interrupted] == [1.0, 2.0, 3.0, 4.0, 5.0]
+            flight.store(replace(ENTRY, trials=flight.interrupted))
+    with cache.flight(ONE) as flight:
+        assert flight.entry is not None
+        assert len(flight.entry.trials) == 5
+        assert flight.interrupted == ()
+    assert warnings == []
+
+
+def test_a_line_that_its_writer_could_not_finish_harms_no_other(cache: Cache) -> None:
+    with cache.flight(ONE) as flight:
+        flight.record(TRIALS[0])
+    with journal_path(cache.directory).open("a") as journal:
+        journal.write('{"config": {"BLO')
+    with cache.flight(ONE) as flight:
+        assert flight.interrupted == TRIALS[:1]
+        flight.record(TRIALS[1])
+        flight.record(FAILED)
+    with cache.flight(ONE) as flight:
+        assert flight.interrupted == (*TRIALS[:2], FAILED)
+
+
+def test_a_journal_of_rubbish_is_no_trial(cache: Cache) -> None:
+    journal = journal_path(cache.directory)
+    journal.parent.mkdir(parents=True)
+    journal.write_bytes(b'\n\xff\xfe\n[]\nnull\n{"config": {}, "status": "ok", "latency_ms": NaN}\n' + b"[" * 9999)
+    with cache.flight(ONE) as flight:
+        assert flight.interrupted == ()
+
+
+def test_a_journal_outlives_an_entry_only_with_what_the_entry_lacks(cache: Cache) -> None:
+    with cache.flight(ONE) as flight:
+        for trial in TRIALS:
+            flight.record(trial)
+    journal = journal_path(cache.directory).read_bytes()
+    put(cache, replace(ENTRY, trials=TRIALS[:2]))
+    assert not journal_path(cache.directory).exists()
+    journal_path(cache.directory).write_bytes(journal)
+    with cache.flight(ONE) as flight:
+        assert flight.interrupted == TRIALS[2:]
+
+
+# -- what is not believed
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"schema": 1}', "{}", "\x00" * 50, "[" * 9999],
+    ids=["empty", "truncated", "list", "null", "bare", "empty-object", "zeros", "deep"],
+)
+def test_a_corrupt_entry_is_a_miss_and_set_aside(cache: Cache, warnings: list[str], content: str) -> None:
+    path = put(cache)
+    path.write_text(content)
+    assert cache.lookup(ONE) is None
+    aside = path.with_name(f"{path.name}.corrupt-1")
+    assert aside.read_text() == content
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+    assert aside.name in warnings[0]
+    assert cache.lookup(ONE) is None
+    assert len(warnings) == 1
+    put(cache)
+    assert cache.lookup(ONE) == ENTRY
+
+
+def test_a_truncated_entry_is_set_aside_by_a_flight_too(cache: Cache, warnings: list[str]) -> None:
+    path = put(cache)
+    path.write_bytes(path.read_bytes()[:-20])
+    with cache.flight(ONE) as flight:
+        assert flight.entry is None
+        assert not path.exists()
+        flight.store(ENTRY)
+    assert cache.lookup(ONE) == ENTRY
+    assert len(warnings) == 1
+
+
+def test_an_entry_of_another_kernel_is_not_believed(cache: Cache, warnings: list[str]) -> None:
+    path = put(cache)
+    damage(path, fingerprint=TWO)
+    assert cache.lookup(ONE) is None
+    assert TWO in warnings[0]
+    assert not path.exists()
+
+
+def test_a_corrupt_entry_is_left_to_who_is_tuning_it(cache: Cache, warnings: list[str]) -> None:
+    path = entry_path(cache.directory)
+    with cache.flight(ONE) as flight:
+        path.write_text("{")
+        assert cache.lookup(ONE) is None
+        assert path.exists()
+        flight.store(ENTRY)
+    assert cache.lookup(ONE) == ENTRY
+    assert len(warnings) == 1
+
+
+def test_a_newer_entry_is_a_miss_and_never_touched(cache: Cache, warnings: list[str]) -> None:
+    path = put(cache)
+    damage(path, schema=SCHEMA + 1, trials=7)
+    newer = path.read_bytes()
+    assert cache.lookup(ONE) is None
+    with cache.flight(ONE) as flight:
+        assert flight.entry is None
+        flight.record(TRIALS[0])
+        flight.store(ENTRY)
+    assert path.read_bytes() == newer
+    with cache.flight(ONE) as flight:
+        assert flight.interrupted == TRIALS[:1]
+    assert len(warnings) == 1
+    assert "newer" in warnings[0]
+
+
+def test_an_unreadable_entry_is_neither_believed_nor_replaced(cache: Cache, warnings: list[str]) -> None:
+    path = entry_path(cache.directory)
+    path.mkdir(parents=True)
+    assert cache.lookup(ONE) is None
+    with cache.flight(ONE) as flight:
+        assert flight.entry is None
+        flight.record(TRIALS[0])
+        flight.store(ENTRY)
+    assert path.is_dir()
+    assert journal_path(cache.directory).exists()
+    assert len(warnings) == 1
+    assert "cannot read" in warnings[0]
+
+
+# -- what cannot be written
+
+
+def test_a_cache_that_cannot_be_written_is_warned_about_once(tmp_path: Path, warnings: list[str]) -> None:
+    (tmp_path / "file").touch()
+    cache = Cache(tmp_path / "file" / "cache", warnings.append)
+    for _ in range(2):
+        with cache.flight(TWO) as flight:
+            assert (flight.entry, flight.interrupted) == (None, ())
+            flight.record(TRIALS[0])
+            flight.store(replace(ENTRY, fingerprint=TWO))
+    writing = [text for text in warnings if "cannot read" not in text]
+    assert len(writing) == 1
+    assert str(tmp_path / "file") in writing[0]
+    assert len(warnings) <= 2
+
+
+def test_a_full_disk_loses_no_trial_that_was_recorded(cache: Cache, warnings: list[str]) -> None:
+    with cache.flight(ONE) as flight:
+        for trial in TRIALS:
+            flight.record(trial)
+        with full_disk(after_bytes=100):
+            flight.record(FAILED)
+            flight.store(ENTRY)
+        assert len(warnings) == 1
+        flight.record(FAILED)
+    with cache.flight(ONE) as flight:
+        assert flight.entry is None
+        assert flight.interrupted == (*TRIALS, FAILED)
+
+
+def test_a_trial_that_is_no_json_is_a_warning(cache: Cache, warnings: list[str]) -> None:
+    with cache.flight(ONE) as flight:
+        flight.record(Trial({"BLOCK": object()}))
+        flight.record(TRIALS[0])
+    with cache.flight(ONE) as flight:
+        assert flight.interrupted == TRIALS[:1]
+    assert len(warnings) == 1
+
+
+# -- no cache
+
+
+def test_no_cache_has_the_same_verbs_and_keeps_nothing(tmp_path: Path) -> None:
+    caches: list[TuningCache] = [NoCache(), Cache(tmp_path, print)]
+    found = []
+    for cache in caches:
+        with cache.flight(ONE, on_wait=lambda: pytest.fail("waited")) as flight:
+            assert (flight.entry, flight.interrupted) == (None, ())
+            flight.record(TRIALS[0])
+            flight.store(ENTRY)
+        found.append(cache.lookup(ONE))
+    assert found == [None, ENTRY]
