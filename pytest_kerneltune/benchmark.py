@@ -165,11 +165,13 @@ class Benchmark:
         best_ms: float = math.inf,
         deadline: float = math.inf,
         done: Callable[[Trial], None] = lambda _: None,
+        compile_s: float | None = None,
     ) -> list[Trial]:
         """One trial a config, in the order of ``configs``; configs not reached by ``deadline`` (monotonic s) are left
-        out. ``done`` is called with each trial as soon as it is known; ``best_ms`` is the best latency so far."""
+        out. ``done`` is called with each trial as soon as it is known; ``best_ms`` is the best latency so far,
+        ``compile_s`` a shorter limit for compiling than usual."""
         found: dict[str, Trial] = {}
-        for compiled in self._compile(configs, deadline):
+        for compiled in self._compile(configs, deadline, compile_s):
             trial = compiled.failure or self._check_and_time(compiled, best_ms)
             best_ms = min(best_ms, trial.latency_ms)
             found[self._space.key(compiled.config)] = trial
@@ -212,7 +214,9 @@ class Benchmark:
             raise KernelError(compiled.failure.reason)
         return compiled.artifact
 
-    def _compile(self, configs: Sequence[Config], deadline: float = math.inf) -> Iterator[Compiled]:
+    def _compile(
+        self, configs: Sequence[Config], deadline: float = math.inf, compile_s: float | None = None
+    ) -> Iterator[Compiled]:
         """Compiled configs, in the order in which they get ready (GPU), or all at the end (host clocks)."""
         waiting: deque[tuple[Config, Any]] = deque()
         finished: deque[Compiled] = deque()
@@ -222,11 +226,12 @@ class Benchmark:
                 waiting.append((config, task))
             else:
                 finished.append(self._compiled.get(key) or Compiled(config))
+        limit = min(self._limits.compile_s, compile_s or math.inf)
         running: dict[Worker, Config] = {}
         overlap = self.kernel.clock == "cuda"
         try:
             while waiting or running or finished:
-                self._feed(waiting, running)
+                self._feed(waiting, running, limit)
                 if finished and (overlap or not running):
                     yield finished.popleft()
                 elif time.monotonic() > deadline:
@@ -239,7 +244,7 @@ class Benchmark:
                 worker.kill()
                 worker.busy = False
 
-    def _feed(self, waiting: deque[tuple[Config, Any]], running: dict[Worker, Config]) -> None:
+    def _feed(self, waiting: deque[tuple[Config, Any]], running: dict[Worker, Config], limit: float) -> None:
         for worker in self._workers.compilers() if waiting else ():
             if waiting and not worker.busy:
                 config, task = waiting.popleft()
@@ -247,7 +252,7 @@ class Benchmark:
                     same = self._service is not None and self._service.args == task.target_args
                     self._service = self._service if same else Service(task.target, task.target_args)
                 assert self._service is not None
-                worker.submit(self._service, task.method, *task.args, timeout=self._limits.compile_s)
+                worker.submit(self._service, task.method, *task.args, timeout=limit)
                 running[worker] = config
 
     def _collect(self, running: dict[Worker, Config]) -> Iterator[Compiled]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import json
 import os
 import pickle
@@ -149,7 +150,9 @@ class Worker:
         self.kill()
         if self._log is not None:
             self._log.close()
-        self._log = tempfile.TemporaryFile("a+b", prefix="kerneltune-")  # noqa: SIM115 - lives as long as the worker
+        self._log = tempfile.TemporaryFile(prefix="kerneltune-")  # noqa: SIM115 - lives as long as the worker
+        # Appending, whatever was cut off the file meanwhile (the mode "a" does not reach an unnamed file's descriptor).
+        fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
         ours, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(

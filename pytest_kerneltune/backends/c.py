@@ -134,7 +134,8 @@ class Compiler:
             # The arguments come before the source and -lm after it, where a linker looks for what it misses.
             command = [self._compiler, "-shared", "-fPIC", *arguments, *include, "-o", str(library), str(source), "-lm"]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-            print(done.stdout + done.stderr, flush=True)  # noqa: T201 - the worker's output is kept as the config's log
+            # What a worker prints is kept as the config's log.
+            print(done.stdout + done.stderr, end="", flush=True)  # noqa: T201
             if done.returncode:
                 raise KernelError(_first_error(done.stderr, folder) or f"the compiler exited with {done.returncode}")
             return library.read_bytes()
