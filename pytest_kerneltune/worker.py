@@ -40,7 +40,8 @@ from pytest_kerneltune.errors import RemoteError, WorkerCrash, WorkerError, Work
 
 START_LIMIT_S = 180.0
 LOG_LIMIT = 20_000
-_FILE_SIZE_LIMIT = 4 << 30  # a kernel that prints for ever must not fill the disk
+_END_LIMIT_S = 30.0
+_FILE_SIZE_LIMIT = 1 << 30  # a kernel that prints for ever must not fill the disk
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from pytest_kerneltune.worker import serve; serve()"
 
 
@@ -79,6 +80,7 @@ class Worker:
         self._connection: Connection | None = None
         self._log: IO[bytes] | None = None
         self._services: list[Service] = []
+        self._building: Service | None = None
         self._deadline = self._started = 0.0
         self._limit = 0.0
         self._finalizer: Any = None
@@ -101,13 +103,13 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             self._spawn()
         build = service not in self._services
-        if build:
-            self._services = [*self._services, service][-self._keep :]
+        services = [*self._services, service][-self._keep :] if build else self._services
+        kept = [id(s) for s in services]
+        request = _packed((id(service), (service.target, service.args) if build else None, kept, method, args))
+        self._services, self._building = services, service if build else None
         self._limit, self.busy = timeout, True
         self._started = time.monotonic()
         self._deadline = self._started + START_LIMIT_S
-        kept = [id(s) for s in self._services]
-        request = pickle.dumps((id(service), (service.target, service.args) if build else None, kept, method, args))
         # A broken pipe means that it died meanwhile: poll() sees that and says how.
         with contextlib.suppress(OSError):
             self.connection.send_bytes(request)
@@ -116,8 +118,9 @@ class Worker:
         """The running request's reply, or None while it runs; kills the worker where its limit is past."""
         try:
             while self.connection.poll():
-                message = pickle.loads(self.connection.recv_bytes())
+                message = _unpacked(self.connection.recv_bytes())
                 if message[0] == "ready":
+                    self._building = None
                     self._started = time.monotonic()
                     self._deadline = self._started + self._limit
                     continue
@@ -134,29 +137,37 @@ class Worker:
     def call(self, service: Service, method: str, *args: Any, timeout: float) -> Reply:
         """``submit`` and wait for the reply."""
         self.submit(service, method, *args, timeout=timeout)
-        while (reply := self.poll()) is None:
-            wait([self.connection], self.seconds_left)
+        try:
+            while (reply := self.poll()) is None:
+                wait([self.connection], self.seconds_left)
+        except BaseException:  # Ctrl-C, or an alarm of somebody's: nobody will ask for this reply
+            self.kill()
+            raise
         return reply
 
     def kill(self) -> None:
-        """Kill the process group now; the next request starts a new process."""
+        """Kill the process group now, with what it is doing; the next request starts a new process."""
         if self._finalizer is not None:
             self._finalizer()
-        self._services.clear()
+        self._services, self.busy = [], False
 
-    close = kill
-
-    def _spawn(self) -> None:
+    def close(self) -> None:
+        """Kill, and forget what was printed."""
         self.kill()
         if self._log is not None:
             self._log.close()
+
+    def _spawn(self) -> None:
+        self.close()
         self._log = tempfile.TemporaryFile(prefix="kerneltune-")  # noqa: SIM115 - lives as long as the worker
         # Appending, whatever was cut off the file meanwhile (the mode "a" does not reach an unnamed file's descriptor).
         fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
+        weakref.finalize(self, self._log.close)
         ours, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                # -P: a json.py in the working directory is none of ours.
+                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps([str(p) for p in sys.path])],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
@@ -172,6 +183,8 @@ class Worker:
         if message[0] == "ok":
             return self._reply(value=message[1], log=log)
         _, kind, text, trace = message
+        if self._building is not None:  # it could not be built: the next request for it tries again
+            self._services.remove(self._building)
         return self._reply(error=RemoteError(kind, text, f"{log}\n{trace}".strip()), log=log)
 
     def _died(self) -> Reply:
@@ -182,7 +195,7 @@ class Worker:
         self.kill()
         log = self._take_log()
         if code is not None and code < 0:
-            how = f"killed by {signal.Signals(-code).name}"
+            how = f"killed by {_signal_name(-code)}"
         else:
             how = f"exited with status {code}" if code is not None else "closed its pipe"
         return self._reply(error=WorkerCrash(f"the worker process was lost: {how}", log), log=log)
@@ -201,10 +214,33 @@ class Worker:
         return text if size <= LOG_LIMIT else f"{text}\n... ({size - LOG_LIMIT} more bytes)"
 
 
+def _packed(request: tuple[Any, ...]) -> bytes:
+    try:
+        return pickle.dumps(request)
+    except Exception as error:  # an object's own reduction may raise anything
+        raise WorkerError(f"a request cannot be sent to a worker process: {type(error).__name__}: {error}") from error
+
+
+def _unpacked(data: bytes) -> tuple[Any, ...]:
+    try:
+        message: tuple[Any, ...] = pickle.loads(data)
+    except Exception as error:  # of a class, say, that only the worker can import
+        message = ("error", type(error).__name__, f"the result cannot be read: {error}", "")
+    return message
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have none
+        return f"signal {number}"
+
+
 def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep a process that is being killed
+        process.wait(_END_LIMIT_S)
     connection.close()
 
 
@@ -217,7 +253,9 @@ def wait_any(workers: Sequence[Worker], timeout: float) -> None:
 
 def serve() -> None:
     """The worker's main loop: build services, answer requests, until the parent closes the pipe."""
-    connection = Connection(int(sys.argv[1]))
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)  # or a child that outlives this process would hide its end
+    connection = Connection(descriptor)
     _prepare_process()
     services: dict[int, Any] = {}
     while True:
