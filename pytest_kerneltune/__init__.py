@@ -1,0 +1,63 @@
+"""pytest-kerneltune: tune kernels under pytest, and fail the test when one gets slower.
+
+A map of the house, from the bottom up; a module imports only what stands above it.
+
+- ``errors``, ``trial``, ``parameter``, ``space``: what everything speaks about: configs, trials, search spaces.
+- ``timing``, ``statistics``, ``record``, ``gate``: pure numbers: how often to launch, what readings say, the verdict.
+- ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
+- ``files``, ``gpu``, ``worker``, ``packing``, ``backends/``, ``llm/``: the outside world: locked files, devices,
+  killable processes, kinds of kernel (a row each in ``KERNELS``), language models (a row each in ``PROVIDERS``).
+- ``workload``, ``station``, ``benchmark``, ``cache``, ``baseline``: a kernel at fixed inputs, measured and stored.
+- ``settings``, ``outcome``, ``tune``, ``judging``, ``choosing``, ``verdicts``, ``session``: one run, without pytest.
+- ``report/``, ``results``, ``live``: what the user reads.
+- ``api``, ``testing``, ``fixture``, ``plugin``: ``tune()``, contract tests for third parties, and pytest.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_kerneltune.api import TuneResult, tune
+    from pytest_kerneltune.backends.c import CKernel
+    from pytest_kerneltune.backends.python import PythonKernel
+    from pytest_kerneltune.backends.triton import TritonKernel
+    from pytest_kerneltune.fixture import TunedKernel, tunable
+    from pytest_kerneltune.parameter import boolean, choice, integer, list_of, permutation, power_of_two
+
+__all__ = [
+    "CKernel",
+    "PythonKernel",
+    "TritonKernel",
+    "TuneResult",
+    "TunedKernel",
+    "boolean",
+    "choice",
+    "integer",
+    "list_of",
+    "permutation",
+    "power_of_two",
+    "tunable",
+    "tune",
+]
+
+# Found when first used, so that pytest starts as fast with the plugin installed as without it.
+_HOMES = {
+    **dict.fromkeys(("boolean", "choice", "integer", "list_of", "permutation", "power_of_two"), "parameter"),
+    **dict.fromkeys(("TuneResult", "tune"), "api"),
+    **dict.fromkeys(("TunedKernel", "tunable"), "fixture"),
+    "CKernel": "backends.c",
+    "PythonKernel": "backends.python",
+    "TritonKernel": "backends.triton",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,111 @@
+"""What one run found out about one kernel, as plain values.
+
+An outcome holds JSON values only: it crosses from an xdist worker to the controller on a test report, and every
+report is made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What one stage of a search tried; ``best_ms`` is None where all of it failed."""
+
+    stage: str
+    configs: int
+    failed: int
+    best_ms: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """How the tuned config was found.
+
+    ``source`` is "search", "cache", "baseline" or "default"; ``attempts`` counts every config tried, ``failures``
+    those that failed by status; ``seconds`` are wall seconds of searching in this run (0 on a cache hit);
+    ``stopped`` says why the search ended; ``messages`` are one-line remarks on the language model and the cache.
+    """
+
+    source: str
+    algorithm: str = ""
+    effort: str = ""
+    seed: int = 0
+    attempts: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    stopped: str = ""
+    stages: tuple[StageSummary, ...] = ()
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VerdictSummary:
+    """The verdict: ``kind`` is one of gate.VerdictKind's values, or "wrong", "failed" (nothing could be measured)
+    or "checked" (ran once, was not timed). Changes are fractions (0.05 is 5% slower than the baseline), each an
+    estimate with its confidence interval [low, high]; None where unknown. ``summary`` is one line, ``details`` the
+    whole text for the user, ``fails`` whether a test that uses the kernel fails."""
+
+    kind: str
+    summary: str
+    details: str = ""
+    fails: bool = False
+    change: tuple[float, float, float] | None = None
+    code_change: tuple[float, float, float] | None = None
+    search_change: tuple[float, float, float] | None = None
+    threshold: float | None = None
+    blame: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One kernel in one run.
+
+    ``file`` is the file the kernel belongs to, relative to the root directory; ``name`` its name with its parameters,
+    "softmax[n1024]". ``latency_ms`` and ``reference_ms`` are None where nothing was timed. ``baseline_file`` and
+    ``baseline`` are where and what ``--update-baselines`` would write (None: nothing fit to be a baseline).
+    ``previous_ms`` is the stored baseline's latency, ``trials`` the measured configs (``Trial.to_json``).
+    """
+
+    file: str
+    name: str
+    kind: str
+    device: str
+    clock: str
+    fingerprint: str
+    config: Mapping[str, Any] | None
+    latency_ms: float | None
+    reference_ms: float | None
+    search: SearchSummary
+    verdict: VerdictSummary
+    previous_ms: float | None = None
+    method: str = ""
+    baseline_file: str = ""
+    baseline: Mapping[str, Any] | None = None
+    trials: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.file}::{self.name}"
+
+    @property
+    def speedup(self) -> float | None:
+        """Reference latency over latency; None without both."""
+        return self.reference_ms / self.latency_ms if self.reference_ms and self.latency_ms else None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """The inverse of :meth:`to_json`."""
+        search = {**data["search"], "stages": tuple(StageSummary(**s) for s in data["search"]["stages"])}
+        search["messages"] = tuple(search["messages"])
+        verdict: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["verdict"].items()}
+        plain = {**data, "search": SearchSummary(**search), "verdict": VerdictSummary(**verdict)}
+        return cls(**{**plain, "trials": tuple(data["trials"]), "warnings": tuple(data["warnings"])})

@@ -1,0 +1,282 @@
+"""All kernels of a run: tune, measure, judge, collect. No pytest.
+
+Each kernel is evaluated once in a process, whoever asks for it; every test that uses it shares the evaluation.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from pytest_kerneltune import judging, verdicts
+from pytest_kerneltune.backends import Kernel
+from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines
+from pytest_kerneltune.benchmark import Benchmark, Limits, Workers
+from pytest_kerneltune.cache import Cache, NoCache, TuningCache
+from pytest_kerneltune.choosing import Choice, Tuner, best_known
+from pytest_kerneltune.errors import KernelError
+from pytest_kerneltune.files import locked
+from pytest_kerneltune.gate import Policy
+from pytest_kerneltune.gpu import DeviceInfo, GpuWatch, cpu_device, cuda_device
+from pytest_kerneltune.outcome import Outcome, VerdictSummary
+from pytest_kerneltune.record import Baseline, measured_baseline
+from pytest_kerneltune.settings import Settings
+from pytest_kerneltune.source import source_digest
+from pytest_kerneltune.trial import Budget, Clock, Config, Trial
+from pytest_kerneltune.tune import Progress
+from pytest_kerneltune.versions import versions
+from pytest_kerneltune.workload import Workload
+
+_DIGEST = 16  # hex digits of a digest in a baseline: enough to tell two kernels' inputs apart, short enough to read
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What this run knows of one kernel: the outcome, and what it takes to run it or to judge it once more."""
+
+    outcome: Outcome
+    trials: tuple[Trial, ...] = ()
+    config: Config | None = None
+    artifact: Any = None
+    verdict_at: Callable[[float | None, str | None], VerdictSummary] = field(
+        default=lambda *_: verdicts.checked(), repr=False
+    )
+    """The verdict under another threshold (a fraction) and policy for missing baselines; None leaves one as it is."""
+
+
+class Session:
+    """The kernels of one process. ``progress`` is told a kernel's name, where its tuning stands and its budget,
+    ``say`` gets single lines for the user, ``command`` is how the user would repeat the run for one file."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Callable[[str, Progress, Budget], None] = lambda *_: None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.settings = settings
+        self._workers = Workers(settings.compile_jobs)
+        self._warnings: list[str] = []
+        self._cache: TuningCache = (
+            Cache(settings.autotune_cache, self._warnings.append) if settings.autotune_cache else NoCache()
+        )
+        self._tuner = Tuner(settings, self._cache, progress, say)
+        self._devices: dict[bool, DeviceInfo] = {}
+        self._evaluations: dict[tuple[str, str, str], Evaluation] = {}
+
+    def device(self, kernel: Kernel) -> DeviceInfo:
+        """The device that the kernel runs on."""
+        on_gpu = kernel.clock == "cuda"
+        if on_gpu not in self._devices:
+            self._devices[on_gpu] = cuda_device() if on_gpu else cpu_device()
+        return self._devices[on_gpu]
+
+    def evaluate(self, workload: Workload) -> Evaluation:
+        """Tune, measure and judge the kernel as the settings say; what an earlier call found, if there was one.
+
+        Raises StoreError for a baseline file that can't be read, UsageError for settings that don't fit the kernel.
+        """
+        key = (workload.file, workload.name, workload.fingerprint)
+        if key not in self._evaluations:
+            self._evaluations[key] = _Evaluator(self, workload).evaluate()
+        return self._evaluations[key]
+
+    @property
+    def tuner(self) -> Tuner:
+        return self._tuner
+
+    @property
+    def cache(self) -> TuningCache:
+        return self._cache
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """What the cache warned of since the last call."""
+        taken, self._warnings[:] = tuple(self._warnings), []
+        return taken
+
+    def benchmark(self, workload: Workload) -> Benchmark:
+        limits = Limits(self.settings.compile_timeout, self.settings.run_timeout)
+        device = self.device(workload.kernel)
+        lock = partial(_device_lock, f"{device.name} {device.uuid}")
+        return Benchmark(workload.kernel, workload.space, self._workers, limits, lock, workload.modules)
+
+    @cached_property
+    def recorded(self) -> Mapping[str, str]:
+        """Facts for the record of a baseline."""
+        chosen = {k: v for k, v in versions().items() if k in ("python", "numpy", "torch", "triton")}
+        commit = _commit(self.settings.root)
+        return {"date": datetime.now(UTC).date().isoformat(), **({"commit": commit} if commit else {}), **chosen}
+
+    def close(self) -> None:
+        """End all worker processes."""
+        self._tuner.close()
+        self._workers.close()
+
+
+class _Evaluator:
+    """One kernel's way from workload to evaluation."""
+
+    def __init__(self, session: Session, workload: Workload) -> None:
+        self._session, self._workload, self._settings = session, workload, session.settings
+        self._device = session.device(workload.kernel)
+        self._file = self._baseline_file()
+        stored = load_baselines(self._file).rows.get(workload.name)
+        self._baseline = stored if stored is None else self._in_space(stored)
+
+    def evaluate(self) -> Evaluation:
+        bench: Benchmark | None = None
+        try:
+            bench = self._session.benchmark(self._workload)
+            method = bench.start()
+            if not self._settings.gating:
+                return self._run_once(bench)
+            if not self._settings.searching or self._settings.autotune_effort == "none":
+                choice = best_known(self._workload, self._baseline, self._session.cache)
+            else:
+                choice = self._session.tuner.tuned(self._workload, bench, self._device.facts)
+            return self._gated(bench, choice, method)
+        except KernelError as error:
+            return Evaluation(self._outcome(None, verdicts.broken(self._workload.name, str(error))))
+
+    def _run_once(self, bench: Benchmark) -> Evaluation:
+        choice = best_known(self._workload, self._baseline, self._session.cache)
+        trial = bench.check(_known(choice))
+        verdict = verdicts.checked() if trial.ok else verdicts.unusable(self._workload.name, [trial])
+        return self._evaluation(bench, choice if trial.ok else replace(choice, config=None), verdict)
+
+    def _gated(self, bench: Benchmark, choice: Choice, method: str) -> Evaluation:
+        name = self._workload.name
+        if choice.config is None:
+            return self._evaluation(bench, choice, verdicts.unusable(name, choice.trials))
+        if not (trial := bench.check(choice.config)).ok:
+            return self._evaluation(bench, replace(choice, config=None), verdicts.unusable(name, [trial]))
+        contract = self._contract(method)
+        policy = Policy(threshold=self._threshold)
+        measured = judging.measure(bench, choice.config, self._baseline, contract, policy)
+
+        def verdict_at(threshold: float | None, missing: str | None) -> VerdictSummary:
+            chosen = policy if threshold is None else Policy(threshold=threshold)
+            verdict = measured.verdict(self._baseline, contract, chosen)
+            subject = verdicts.Subject(name, self._command, measured.latency_ms, measured.config)
+            return verdicts.judged(verdict, self._baseline, subject, self._settings, missing)
+
+        verdict = verdict_at(None, None)
+        choice = replace(choice, config=measured.config)
+        row = None
+        if verdict.kind != "invalid":
+            row = measured_baseline(measured.blocks, measured.config, contract.facts, self._session.recorded).to_json()
+        evaluation = self._evaluation(bench, choice, verdict)
+        outcome = replace(
+            evaluation.outcome,
+            latency_ms=measured.latency_ms,
+            reference_ms=measured.reference_ms,
+            method=method,
+            baseline=row,
+        )
+        return replace(evaluation, outcome=outcome, verdict_at=verdict_at)
+
+    def _evaluation(self, bench: Benchmark, choice: Choice, verdict: VerdictSummary) -> Evaluation:
+        outcome = self._outcome(choice, verdict)
+        artifact = None if choice.config is None else bench.artifact(choice.config)
+        return Evaluation(outcome, choice.trials, choice.config, artifact, lambda *_: verdict)
+
+    def _outcome(self, choice: Choice | None, verdict: VerdictSummary) -> Outcome:
+        workload, baseline = self._workload, self._baseline
+        return Outcome(
+            file=workload.file,
+            name=workload.name,
+            kind=workload.kernel.kind,
+            device=workload.device_name,
+            clock=workload.kernel.clock,
+            fingerprint=workload.fingerprint,
+            config=dict(choice.config) if choice and choice.config is not None else None,
+            latency_ms=None,
+            reference_ms=None,
+            search=choice.summary if choice else verdicts.NO_SEARCH,
+            verdict=verdict,
+            previous_ms=baseline.latency_ms if baseline is not None else None,
+            baseline_file=self._shown(self._file),
+            trials=tuple(t.to_json() for t in choice.trials) if choice else (),
+            warnings=self._session.take_warnings(),
+        )
+
+    def _baseline_file(self) -> Path:
+        root, settings = self._settings.root, self._settings
+        file = root / self._workload.file
+        if settings.baseline_dir is None:
+            directory = file.parent / "__kerneltune__"
+        else:  # one directory for all: modules of one name are told apart by their folders
+            inside = file.parent.relative_to(root) if file.is_relative_to(root) else Path()
+            return baseline_path(settings.baseline_dir, device_slug(self._device.name), str(inside / file.stem))
+        return baseline_path(directory, device_slug(self._device.name), file.stem)
+
+    def _shown(self, path: Path) -> str:
+        root = self._settings.root
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+    def _in_space(self, stored: Baseline) -> Baseline:
+        """The baseline with its config as this space spells it; as stored where the space no longer has it."""
+        space = self._workload.space
+        return replace(stored, config=space.canonical(stored.config)) if space.contains(stored.config) else stored
+
+    def _contract(self, method: str) -> judging.Contract:
+        clock: Clock = self._workload.kernel.clock
+        reference = self._workload.kernel.program().reference
+        facts = {
+            **self._device.hard,
+            "method": method,
+            "inputs": self._workload.inputs_digest[:_DIGEST],
+            "reference": "none" if reference is None else source_digest([reference])[:_DIGEST],
+        }
+        on_gpu = clock == "cuda"
+        watch: Callable[[], AbstractContextManager[judging.Watch]]
+        watch = partial(GpuWatch, self._device.uuid or None) if on_gpu else _NoWatch
+        return judging.Contract(facts, clock, watch)
+
+    @property
+    def _threshold(self) -> float:
+        own = self._workload.threshold
+        return self._settings.perf_threshold if own is None else own
+
+    @property
+    def _command(self) -> str:
+        return f"pytest {self._workload.file} --autotune={self._settings.autotune}"
+
+
+class _NoWatch(AbstractContextManager["_NoWatch"]):
+    """Nothing to watch on a CPU."""
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def disturbances(self) -> list[str]:
+        return []
+
+
+def _known(choice: Choice) -> Config:
+    assert choice.config is not None, "best_known always names a config"
+    return choice.config
+
+
+@contextmanager
+def _device_lock(device: str) -> Iterator[None]:
+    """Held while the device is timed, so that the processes of this user do not disturb each other."""
+    folder = Path(tempfile.gettempdir(), f"pytest-kerneltune-{os.getuid()}")
+    with locked(folder / f"{device_slug(device)}.device"):
+        yield
+
+
+def _commit(root: Path) -> str:
+    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or no repository: the record goes without
+        return ""

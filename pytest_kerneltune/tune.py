@@ -1,0 +1,224 @@
+"""The driver: one loop that turns a search's proposals into trials, and the choice among the best of them.
+
+The driver owns what a search must not know: time, budget, measuring, re-timing and logging.
+
+1. Every attempt counts towards the budget, failures too; a config proposed twice is answered from memory.
+2. A batch's new best is re-timed side by side with the incumbent before the search hears of it: its latency is then
+   the incumbent's times the paired ratio, so that a machine whose speed wanders does not crown a lucky reading.
+3. After the last batch the finalists are timed interleaved; the winner is the one of least paired latency. Readings
+   made during the search are selected for being low and decide nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from types import MappingProxyType
+from typing import Protocol
+
+from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.outcome import StageSummary
+from pytest_kerneltune.search import Search
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Budget, Config, Trial, best_trial
+
+_RETIME_BLOCKS = 4
+_FINAL_BLOCKS = 8
+_FINALISTS = 5
+_FINALIST_WITHIN = 1.15  # of the best latency seen
+_EMPTY_BATCHES = 3
+
+
+class Measure(Protocol):
+    """What the driver needs of a benchmark (``benchmark.Benchmark``, or a replay)."""
+
+    def measure(
+        self,
+        configs: Sequence[Config],
+        best_ms: float,
+        deadline: float,
+        done: Callable[[Trial], None],
+        compile_s: float | None,
+    ) -> list[Trial]: ...
+    def compare(self, arms: Mapping[str, Config], yardsticks: bool, blocks: int) -> dict[str, list[float]]: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the tuning of a kernel stands; ``best_ms`` is inf while nothing worked."""
+
+    stage: str
+    tried: int
+    failed: int
+    best_ms: float
+    elapsed_s: float
+
+
+@dataclass
+class SearchRun:
+    """What a search did: every trial in order, why it stopped ("search ended", "time budget", ...), its notes."""
+
+    trials: list[Trial] = field(default_factory=list)
+    stopped: str = ""
+    seconds: float = 0.0
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the search ended by itself rather than by a budget."""
+        return self.stopped == "search ended"
+
+
+class Driver:
+    """Runs one search on one kernel."""
+
+    def __init__(
+        self,
+        bench: Measure,
+        space: ConfigSpace,
+        budget: Budget = Budget(),  # noqa: B008 - frozen
+        record: Callable[[Trial], None] = lambda _: None,
+        progress: Callable[[Progress], None] = lambda _: None,
+        compile_limits: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """``record`` gets each new trial the moment it is measured; ``progress`` is told after each.
+        ``compile_limits`` are seconds a compile may take in the stages that have a limit of their own."""
+        self._bench, self._space, self._budget = bench, space, budget
+        self._record, self._progress, self._compile_limits = record, progress, compile_limits
+        self._known: dict[str, Trial] = {}
+        self._start = 0.0
+        self._run = SearchRun()
+
+    def drive(self, search: Search, rng: random.Random, prior: Sequence[Trial] = ()) -> SearchRun:
+        """Drive ``search`` to its end or the budget's. ``prior`` trials count as attempts already made."""
+        self._start = time.monotonic()
+        run = self._run = SearchRun(list(prior))
+        self._known = {self._space.key(t.config): t for t in prior}
+        proposals = search.propose(self._space, rng, tuple(prior))
+        empty = 0
+        try:
+            batch = next(proposals)
+            while not run.stopped and empty < _EMPTY_BATCHES:
+                trials = self._measure(batch)
+                if not run.stopped:
+                    empty = 0 if trials else empty + 1
+                    batch = proposals.send(trials)
+            run.stopped = run.stopped or "the search proposed nothing"
+        except StopIteration:
+            run.stopped = "search ended"
+        finally:
+            proposals.close()
+            run.seconds = time.monotonic() - self._start
+        return run
+
+    def _measure(self, batch: Sequence[Config]) -> list[Trial]:
+        """The batch's trials in order; fewer, with ``stopped`` set, where the budget ends within it."""
+        stage, run = getattr(batch, "stage", ""), self._run
+        if note := getattr(batch, "note", ""):
+            run.notes.append((stage, note))
+        keys = [self._space.key(c) for c in batch]
+        fresh = {k: self._space.canonical(c) for k, c in zip(keys, batch, strict=True) if k not in self._known}
+        room = math.inf if self._budget.configs is None else self._budget.configs - len(run.trials)
+        chosen = list(fresh.values())[: int(min(room, len(fresh)))]
+        incumbent = best_trial(run.trials)
+        new = self._measure_new(chosen, stage, incumbent)
+        for trial in self._retimed(new, incumbent):
+            self._known[self._space.key(trial.config)] = trial
+            run.trials.append(trial)
+        if len(new) < len(chosen):
+            run.stopped = f"time budget of {self._budget.seconds:g} s"
+        elif len(chosen) < len(fresh) or (room == len(fresh) and len(fresh) > 0):
+            run.stopped = f"budget of {self._budget.configs} configs"
+        return [self._known[k] for k in keys if k in self._known]
+
+    def _measure_new(self, configs: Sequence[Config], stage: str, incumbent: Trial | None) -> list[Trial]:
+        best_ms = incumbent.latency_ms if incumbent else math.inf
+        tried = len(self._run.trials)
+        failed = sum(not t.ok for t in self._run.trials)
+
+        def done(trial: Trial) -> None:
+            nonlocal best_ms, tried, failed
+            self._record(replace(trial, stage=stage))
+            best_ms, tried, failed = min(best_ms, trial.latency_ms), tried + 1, failed + (not trial.ok)
+            self._progress(Progress(stage, tried, failed, best_ms, time.monotonic() - self._start))
+
+        compile_s = self._compile_limits.get(stage)
+        measured: list[Trial] = []
+        if not self._run.trials:
+            # However small the time budget is, one config gets measured.
+            measured = self._bench.measure(configs[:1], best_ms, math.inf, done, compile_s)
+        rest = configs[len(measured) :]
+        limit = math.inf if self._budget.seconds is None else self._start + self._budget.seconds
+        if rest and time.monotonic() < limit:
+            measured += self._bench.measure(rest, best_ms, limit, done, compile_s)
+        return [replace(t, stage=stage) for t in measured]
+
+    def _retimed(self, trials: Sequence[Trial], incumbent: Trial | None) -> list[Trial]:
+        """``trials`` with the latency of a new best corrected by a paired comparison with the incumbent."""
+        best = best_trial(trials)
+        if best is None or incumbent is None or best.latency_ms >= incumbent.latency_ms:
+            return list(trials)
+        try:
+            readings = self._bench.compare({"old": incumbent.config, "new": best.config}, False, _RETIME_BLOCKS)
+        except KernelError:  # it worked when it was measured; the finals will tell
+            return list(trials)
+        latency = incumbent.latency_ms * _paired_ratio(readings["new"], readings["old"])
+        return [replace(t, latency_ms=latency) if t is best else t for t in trials]
+
+
+def pick_winner(bench: Measure, trials: Iterable[Trial], keep: Sequence[Config] = ()) -> list[tuple[Config, float]]:
+    """The finalists, best first, each with its latency relative to the winner's, timed interleaved.
+
+    Finalists are the best few of ``trials`` and, whatever their reading, the configs in ``keep`` that worked.
+    Raises KernelError where no trial succeeded.
+    """
+    ranked = sorted((t for t in trials if t.ok), key=lambda t: t.latency_ms)
+    if not ranked:
+        raise KernelError("no config worked")
+    close = [t.config for t in ranked[:_FINALISTS] if t.latency_ms <= _FINALIST_WITHIN * ranked[0].latency_ms]
+    kept = [t.config for t in ranked if t.config in keep and t.config not in close]
+    finalists = [*close, *kept]
+    if len(finalists) == 1:
+        return [(finalists[0], 1.0)]
+    arms = {str(i): config for i, config in enumerate(finalists)}
+    readings = bench.compare(arms, False, _FINAL_BLOCKS)
+    relative = {name: _paired_ratio(values, readings["0"]) for name, values in readings.items()}
+    order = sorted(relative, key=lambda name: relative[name])
+    return [(arms[name], relative[name] / relative[order[0]]) for name in order]
+
+
+def stages(run: SearchRun) -> tuple[StageSummary, ...]:
+    """The run by stage, in order of appearance; a note belongs to the stage that it was given for."""
+    names = list(dict.fromkeys([*(t.stage for t in run.trials), *(stage for stage, _ in run.notes)]))
+    summaries = []
+    for name in names:
+        mine = [t for t in run.trials if t.stage == name]
+        best = best_trial(mine)
+        note = "; ".join(text for stage, text in run.notes if stage == name)
+        failed = sum(not t.ok for t in mine)
+        summaries.append(StageSummary(name, len(mine), failed, best.latency_ms if best else None, note))
+    return tuple(summaries)
+
+
+def search_rng(seed: int, name: str) -> random.Random:
+    """The random numbers of a kernel's search: they depend on nothing but ``seed`` and the kernel's name."""
+    return random.Random(f"{seed}:{name}")
+
+
+def checked_configs(space: ConfigSpace, configs: Iterable[Config]) -> tuple[Config, ...]:
+    """User configs, completed from the space's default and canonical; raises UsageError naming the config."""
+    clean = []
+    for config in configs:
+        try:
+            clean.append(space.canonical({**space.default, **config}))
+        except (UsageError, TypeError) as error:
+            raise UsageError(f"configs= holds {config!r}, which is not in the space: {error}") from None
+    return tuple(clean)
+
+
+def _paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
+    return math.exp(median(math.log(a / b) for a, b in zip(values, base, strict=True)))

@@ -1,0 +1,120 @@
+"""From a gate's verdict to what the user reads, and whether the test fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_kerneltune.errors import GateFailure, MissingBaseline, NothingMeasured, PerformanceRegression, WrongOutput
+from pytest_kerneltune.gate import Verdict, VerdictKind, regression_message
+from pytest_kerneltune.outcome import SearchSummary, VerdictSummary
+from pytest_kerneltune.record import Baseline
+from pytest_kerneltune.settings import Settings
+from pytest_kerneltune.statistics import Interval
+from pytest_kerneltune.trial import Config, Status, Trial
+
+CHECKED, WRONG, FAILED = "checked", "wrong", "failed"
+NO_SEARCH = SearchSummary("none")
+_SHOWN_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The kernel that a verdict is about; ``command`` is what to type, without ``--update-baselines``."""
+
+    name: str
+    command: str
+    latency_ms: float
+    config: Config
+
+
+def judged(
+    verdict: Verdict, baseline: Baseline | None, subject: Subject, settings: Settings, missing: str | None = None
+) -> VerdictSummary:
+    """The summary of a verdict on a measured kernel. ``missing`` replaces the session's ``missing_baseline``."""
+    kind = verdict.kind
+    fails = _fails(kind, settings, missing or settings.missing_baseline) and not settings.updates(kind.value)
+    details = ""
+    if kind is VerdictKind.REGRESSED and baseline is not None:
+        accept = f"{subject.command} --update-baselines=regressed"
+        details = regression_message(verdict, baseline, subject.latency_ms, subject.config, subject.name, accept)
+    elif fails:
+        details = (
+            f"{subject.name} {kind.value}: {verdict.reason}\n  record a baseline: {subject.command} {_UPDATE[kind]}"
+        )
+    return VerdictSummary(
+        kind=kind.value,
+        summary=verdict.reason,
+        details=details,
+        fails=fails,
+        change=_numbers(verdict.change),
+        code_change=_numbers(verdict.code_change),
+        search_change=_numbers(verdict.search_change),
+        threshold=verdict.threshold,
+        blame=verdict.blame,
+    )
+
+
+def checked() -> VerdictSummary:
+    """The kernel ran once and was right; nothing was timed."""
+    return VerdictSummary(CHECKED, "ran once and was checked")
+
+
+def unusable(name: str, trials: Sequence[Trial]) -> VerdictSummary:
+    """Nothing works: wrong output if that is among the reasons, since correctness comes before speed."""
+    wrong = [t for t in trials if t.status is Status.WRONG]
+    shown = (wrong or list(trials))[:_SHOWN_FAILURES]
+    lines = [f"  {_words(t.config)}: {t.status.value}: {t.reason}" for t in shown]
+    more = [f"  ... and {len(trials) - len(shown)} more"] if len(trials) > len(shown) else []
+    if wrong:
+        summary = f"output differs from the reference: {wrong[0].reason.removeprefix('output ')}"
+        head = f"{name} is WRONG: its output differs from its reference, so it was not timed"
+        return VerdictSummary(WRONG, summary, "\n".join([head, *lines, *more]), fails=True)
+    reason = f"{shown[0].status.value}: {shown[0].reason}" if shown else "no config was tried"
+    head = f"{name}: nothing could be measured, all {len(trials)} configs tried failed"
+    return VerdictSummary(FAILED, f"no config works ({reason})", "\n".join([head, *lines, *more]), fails=True)
+
+
+def broken(name: str, reason: str) -> VerdictSummary:
+    """The kernel could not even be set up, or its measurement broke down."""
+    return VerdictSummary(FAILED, reason.splitlines()[0], f"{name}: {reason}", fails=True)
+
+
+def failure(summary: VerdictSummary) -> GateFailure | None:
+    """What to raise in the test; None where it does not fail."""
+    if not summary.fails:
+        return None
+    return _ERRORS.get(summary.kind, GateFailure)(summary.details or summary.summary)
+
+
+_ERRORS: Mapping[str, type[GateFailure]] = {
+    VerdictKind.REGRESSED.value: PerformanceRegression,
+    VerdictKind.NEW.value: MissingBaseline,
+    WRONG: WrongOutput,
+    FAILED: NothingMeasured,
+}
+_UPDATE = {
+    VerdictKind.NEW: "--update-baselines=new",
+    VerdictKind.INCOMPARABLE: "--update-baselines=new",
+    VerdictKind.NOISY: "--update-baselines",
+    VerdictKind.INVALID: "(again, on an idle device)",
+}
+
+
+def _fails(kind: VerdictKind, settings: Settings, missing: str) -> bool:
+    policies = {
+        VerdictKind.REGRESSED: "fail",
+        VerdictKind.NEW: missing,
+        VerdictKind.INCOMPARABLE: settings.incomparable_verdict,
+        VerdictKind.NOISY: settings.noisy_verdict,
+        VerdictKind.INVALID: settings.invalid_verdict,
+    }
+    return policies.get(kind, "pass") == "fail"
+
+
+def _numbers(change: Interval | None) -> tuple[float, float, float] | None:
+    return None if change is None else (change.estimate, change.low, change.high)
+
+
+def _words(config: Config) -> str:
+    return ", ".join(f"{name}={value}" for name, value in config.items()) or "(no parameters)"

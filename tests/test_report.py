@@ -1,0 +1,372 @@
+"""Reports: what they say about outcomes, and that they survive hostile ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kerneltune.errors import StoreError
+from pytest_kerneltune.gate import VerdictKind
+from pytest_kerneltune.outcome import Outcome, SearchSummary, StageSummary, VerdictSummary
+from pytest_kerneltune.report import format as form
+from pytest_kerneltune.report import jsonfile, markdown, terminal
+from pytest_kerneltune.settings import Settings
+from pytest_kerneltune.trial import Budget, Status, Trial
+
+SEARCHED = SearchSummary(
+    "search", "LFBOTreeSearch", "quick", attempts=93, failures={"compile error": 10, "wrong output": 2}, seconds=21.4
+)
+CACHED = SearchSummary("cache", "LFBOTreeSearch", "quick", attempts=93)
+COMMAND = "pytest --autotune perf"
+
+
+def outcome(name: str = "softmax[n1024]", verdict: str = "ok", **fields: Any) -> Outcome:
+    """A kernel that was timed at 43.8 us; ``change``, ``fails`` and ``details`` go to its verdict."""
+    judged = {key: fields.pop(key) for key in ("change", "fails", "details", "summary") if key in fields}
+    plain: dict[str, Any] = {
+        "file": "perf/test_softmax.py",
+        "kind": "triton",
+        "device": "NVIDIA H200",
+        "clock": "cuda",
+        "fingerprint": "ab" * 32,
+        "config": {"ROWS": 4, "num_warps": 8},
+        "latency_ms": 0.0438,
+        "reference_ms": 0.0657,
+        "search": SEARCHED,
+        "verdict": VerdictSummary(verdict, **{"summary": f"reason of {name}", **judged}),
+    }
+    return Outcome(name=name, **{**plain, **fields})
+
+
+REGRESSED = outcome("slow[n1]", "regressed", change=(0.062, 0.056, 0.069), fails=True, previous_ms=0.0412)
+CHECKED = outcome("plain", "checked", latency_ms=None, reference_ms=None, search=SearchSummary("default"))
+
+
+def texts(lines: list[terminal.Line]) -> list[str]:
+    return [line.text for line in lines]
+
+
+def summary(*outcomes: Outcome, **options: Any) -> list[str]:
+    return texts(terminal.summary_lines(outcomes, **{"width": 140, "command": COMMAND, **options}))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (41.4, "41 s"), (125, "2 min 5 s"), (3900, "1 h 5 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert form.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [(0.0412, "41.2 us"), (1.25, "1.25 ms"), (2500.0, "2.5 s"), (None, ""), (math.inf, "")],
+)
+def test_latencies(ms: float | None, text: str) -> None:
+    assert form.latency(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("search", "text"),
+    [
+        (SEARCHED, "93 configs, 12 failed, 21 s"),
+        (SearchSummary("search", attempts=1, seconds=0.25), "1 config, 0.2 s"),
+        (CACHED, "cache hit"),
+        (SearchSummary("baseline"), "baseline"),
+        (SearchSummary("default"), "default"),
+        (SearchSummary("none"), ""),
+    ],
+)
+def test_where_a_config_comes_from(search: SearchSummary, text: str) -> None:
+    assert form.found_by(search) == text
+
+
+def test_every_kind_of_verdict_has_its_place_in_the_order() -> None:
+    assert set(form.WORST_FIRST) == {*VerdictKind, "wrong", "failed", "checked"}
+
+
+def test_worst_comes_first_and_within_a_kind_the_slowest() -> None:
+    outcomes = [outcome(f"k-{kind}", kind) for kind in reversed(form.WORST_FIRST)]
+    outcomes += [outcome("slower", change=(0.02, 0.01, 0.03)), outcome("faster", change=(-0.02, -0.03, -0.01))]
+    names = [o.name for o in form.worst_first(outcomes)]
+    assert [name for name in names if name.startswith("k-")] == [f"k-{kind}" for kind in form.WORST_FIRST]
+    assert names.index("slower") < names.index("k-ok") < names.index("faster") < names.index("k-improved")
+
+
+def test_names_that_two_files_share_are_told_apart() -> None:
+    here, there, other = outcome("k"), outcome("k", file="perf/test_b.py"), outcome("unique")
+    assert list(form.labels([here, there, other]).values()) == [
+        "perf/test_softmax.py::k",
+        "perf/test_b.py::k",
+        "unique",
+    ]
+
+
+def test_the_row_of_a_regression_says_everything() -> None:
+    header, row = summary(REGRESSED)[:2]
+    assert header.split() == [
+        "verdict",
+        "kernel",
+        "latency",
+        "baseline",
+        "change",
+        "interval",
+        "speedup",
+        "config",
+        "from",
+    ]
+    for cell in ("regressed", "slow[n1]", "43.8 us", "41.2 us", "+6.2%", "[+5.6%, +6.9%]", "1.50x", "93 configs, 12 f"):
+        assert cell in row
+
+
+def test_columns_that_nothing_fills_are_left_out() -> None:
+    header = summary(outcome(reference_ms=None, search=CACHED))[0]
+    assert header.split() == ["verdict", "kernel", "latency", "config", "from"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_the_terminal(width: int) -> None:
+    long = outcome("a_rather_long_name_of_a_kernel" * 3 + "[batch64-heads16]", change=(0.0, 0.0, 0.0), previous_ms=1.0)
+    table = [
+        line for line in summary(REGRESSED, long, width=width) if line.startswith(("verdict", "regressed  ", "ok"))
+    ]
+    assert len(table) == 3
+    assert max(map(len, table)) <= width
+    assert table[2].split()[1].startswith("a_rather")
+    assert table[2].split()[1].endswith("16]")
+    assert "+6.2%" in table[1]
+
+
+def test_a_wide_terminal_shows_names_in_full() -> None:
+    name = "kernel_" + "x" * 80
+    assert any(name in line for line in summary(outcome(name), width=250))
+
+
+def test_a_plain_run_shows_no_table() -> None:
+    assert summary(CHECKED, seconds=0.5) == ["kerneltune: 1 checked in 0.5 s"]
+
+
+def test_no_kernels_no_lines() -> None:
+    assert summary() == []
+
+
+def test_the_last_line_counts_kernels_by_verdict() -> None:
+    ok = [outcome(f"ok{i}") for i in range(3)]
+    assert summary(REGRESSED, *ok, seconds=41.2)[-1] == "kerneltune: 3 ok, 1 regressed in 41 s"
+
+
+@pytest.mark.parametrize("kind", ["wrong", "failed", "invalid", "noisy", "incomparable", "new"])
+def test_what_needs_action_is_listed_with_its_reason(kind: str) -> None:
+    assert f"{kind} k: why it is so" in summary(outcome("k", kind, summary="why\n it is so"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("regressed", f"{COMMAND} --update-baselines=regressed"),
+        ("improved", f"{COMMAND} --update-baselines=improved"),
+        ("new", f"{COMMAND} --update-baselines=new"),
+        ("incomparable", f"{COMMAND} --update-baselines=new"),
+        ("noisy", COMMAND),
+        ("invalid", COMMAND),
+    ],
+)
+def test_what_to_do_is_said_once_with_the_command(kind: str, command: str) -> None:
+    lines = [line for line in summary(outcome("a", kind), outcome("b", kind)) if line.startswith(f"{kind}: ")]
+    assert len(lines) == 1
+    assert lines[0].endswith(f": {command}")
+
+
+def test_a_baseline_that_was_just_written_needs_no_action() -> None:
+    fresh = outcome("fresh", "new")
+    assert not any("--update-baselines" in line for line in summary(fresh, updated={fresh.id}))
+    assert any("--update-baselines" in line for line in summary(fresh, outcome("b", "new"), updated={fresh.id}))
+
+
+def test_many_kernels_of_a_kind_are_listed_in_part_and_counted() -> None:
+    lines = summary(*(outcome(f"k{i:02}", "new", latency_ms=None) for i in range(25)))
+    assert sum(line.startswith("new k") for line in lines) == 10
+    assert "new: 15 more kernels" in lines
+
+
+def test_a_remark_is_said_once() -> None:
+    said = SearchSummary("search", messages=("language model skipped: no key", "language model skipped: no key"))
+    lines = summary(
+        outcome("a", search=said), outcome("b", search=said), outcome("c", warnings=("cache: \x1b[2J full",))
+    )
+    assert lines.count("language model skipped: no key (2 kernels)") == 1
+    assert "cache: [2J full" in " ".join(" ".join(lines).split())
+    assert "\x1b" not in "".join(lines)
+
+
+def test_colours_follow_the_verdict() -> None:
+    lines = terminal.summary_lines(
+        [REGRESSED, outcome("n", "new"), outcome("g", "improved"), outcome("b", "new", fails=True)]
+    )
+    shown = {line.text.split()[1]: dict(line.markup) for line in lines[1:5]}
+    assert shown == {"slow[n1]": {"red": True}, "n": {"yellow": True}, "b": {"red": True}, "g": {"green": True}}
+    assert lines[-1].markup == {"bold": True, "red": True}
+    assert terminal.summary_lines([CHECKED])[-1].markup == {"bold": True, "green": True}
+
+
+def settings(option: Mapping[str, object], environ: Mapping[str, str] = {}) -> Settings:
+    return Settings.from_sources({"autotune_cache": "off", **option}.get, lambda _: None, environ, Path("/project"))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({}, ["run once", "--autotune"]),
+        ({"autotune": "none"}, ["no search", "threshold 3%", "cache off"]),
+        (
+            {"autotune": "RandomSearch", "autotune_seed": "7", "autotune_budget": "2m", "autotune_configs": "40"},
+            ["RandomSearch", "effort quick", "seed 7", "at most 2 min 0 s or 40 configs a kernel"],
+        ),
+        ({"autotune": "none", "update_baselines": "new,improved"}, ["baselines written: improved, new"]),
+    ],
+)
+def test_the_header_says_what_the_run_does(option: dict[str, object], words: list[str]) -> None:
+    line = terminal.header_line(settings(option))
+    assert line.startswith("kerneltune: ")
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+
+
+def test_the_header_holds_no_secret() -> None:
+    assert "sk-" not in terminal.header_line(settings({"autotune": "default"}, {"KERNELTUNE_LLM_API_KEY": "sk-1"}))
+
+
+@pytest.mark.parametrize(
+    ("best", "budget", "text"),
+    [
+        (0.0412, Budget(), "softmax: generation 2, 45 configs, 6 failed, best 41.2 us, 12 s"),
+        (0.0412, Budget(60, 100), "softmax: generation 2, 45 of 100 configs, 6 failed, best 41.2 us, 12 of 60 s"),
+        (math.inf, Budget(seconds=60), "softmax: generation 2, 45 configs, 6 failed, 12 of 60 s"),
+        (None, Budget(), "softmax: generation 2, 45 configs, 6 failed, 12 s"),
+    ],
+)
+def test_progress(best: float | None, budget: Budget, text: str) -> None:
+    assert terminal.progress_line("softmax", "generation 2", 45, 6, best, 12.3, budget) == text
+
+
+def test_progress_before_anything_is_known() -> None:
+    assert terminal.progress_line("softmax", "", 0, 0, None, 0.0, Budget()) == "softmax: 0 configs, 0.0 s"
+
+
+def test_updates_show_old_and_new() -> None:
+    at = "perf/__kerneltune__/nvidia-h200/test_softmax.json"
+    lines = terminal.update_lines(
+        [
+            outcome("first", "new", baseline_file=at),
+            outcome("softmax", "improved", change=(-0.034, -0.039, -0.03), previous_ms=0.0453, baseline_file=at),
+            outcome("z", "incomparable", previous_ms=0.1, baseline_file=at),
+        ]
+    )
+    assert [" ".join(line.split()) for line in texts(lines)] == [
+        f"first new: 43.8 us {at}",
+        f"softmax 45.3 us -> 43.8 us (-3.4% [-3.9%, -3.0%]) {at}",
+        f"z 100 us -> 43.8 us (not comparable) {at}",
+    ]
+    assert terminal.update_lines([]) == []
+
+
+FAILED_TRIAL = Trial({"ROWS": 16}, Status.COMPILE_ERROR, reason="too big", log="ptxas: \udcff error\n", stage="random")
+
+
+def report(*outcomes: Outcome, **run: object) -> dict[str, Any]:
+    return jsonfile.document(outcomes, run)
+
+
+def test_the_json_report_holds_every_trial_and_stage() -> None:
+    stages = (StageSummary("random", 2, 1, 0.0438, "a note"),)
+    trials = (FAILED_TRIAL.to_json(), Trial({"ROWS": 4}, latency_ms=0.0438, samples_ms=(0.04, 0.05)).to_json())
+    told = report(outcome(trials=trials, search=SearchSummary("search", stages=stages)), command=["pytest"])
+    read = json.loads(json.dumps(told, allow_nan=False))
+    assert read == told
+    assert (read["schema"], read["run"], read["counts"]) == (1, {"command": ["pytest"]}, {"ok": 1})
+    kernel = read["kernels"][0]
+    assert [Trial.from_json(trial) for trial in kernel["trials"]] == [Trial.from_json(trial) for trial in trials]
+    assert kernel["search"]["stages"][0]["note"] == "a note"
+    assert (kernel["id"], kernel["speedup"]) == ("perf/test_softmax.py::softmax[n1024]", pytest.approx(1.5))
+
+
+def test_the_json_report_is_worst_first() -> None:
+    assert [kernel["name"] for kernel in report(outcome(), REGRESSED)["kernels"]] == ["slow[n1]", "softmax[n1024]"]
+
+
+def test_an_outcome_can_be_read_back_from_the_json_report() -> None:
+    told = json.loads(json.dumps(report(REGRESSED)))["kernels"][0]
+    del told["id"], told["speedup"]
+    assert Outcome.from_json(told) == REGRESSED
+
+
+def test_the_json_report_is_strict() -> None:
+    odd = outcome(latency_ms=math.nan, config={"a": (1, 2), "b": {3}, "c": Path("/x")}, change=(math.inf, 0.0, 1.0))
+    kernel = json.loads(json.dumps(report(odd), allow_nan=False))["kernels"][0]
+    assert (kernel["latency_ms"], kernel["verdict"]["change"]) == (None, [None, 0.0, 1.0])
+    assert kernel["config"] == {"a": [1, 2], "b": [3], "c": "/x"}
+
+
+def test_the_facts_of_a_run() -> None:
+    environ = {"KERNELTUNE_LLM_API_KEY": "sk-1", "KERNELTUNE_LLM_MODEL": "large", "OPENAI_API_KEY": "sk-2"}
+    started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    facts = jsonfile.run_facts(settings({"autotune": "default"}, environ), ["pytest", "-q"], started, 4.5)
+    told = report(**facts)["run"]
+    assert (told["command"], told["seconds"]) == (["pytest", "-q"], 4.5)
+    assert told["started"] == "2026-01-02T03:04:05+00:00"
+    assert told["settings"]["autotune"] == "LFBOTreeSearch"
+    assert (told["settings"]["llm_model"], told["settings"]["root"]) == ("large", "/project")
+    assert told["versions"]["pytest"] == pytest.__version__
+    assert "sk-" not in json.dumps(told)
+
+
+def test_the_json_report_is_written_where_asked(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.json"
+    trial = FAILED_TRIAL.to_json()
+    jsonfile.write(path, report(outcome(trials=(trial,))))
+    assert json.loads(path.read_text(encoding="utf-8"))["kernels"][0]["trials"] == [trial]
+
+
+def test_a_report_that_cannot_be_written_names_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(StoreError, match="file"):
+        jsonfile.write(tmp_path / "file" / "report.json", report())
+
+
+def test_the_step_summary_has_a_row_for_each_kernel_and_the_failures_in_full() -> None:
+    wrong = outcome("bad", "wrong", fails=True, details="max error <0.5>\n\nat [3]", latency_ms=None)
+    lines = markdown.step_summary([outcome(), REGRESSED, wrong]).splitlines()
+    assert lines[0] == "### Kernels: 1 ok, 1 wrong, 1 regressed"
+    rows = [line for line in lines if line.startswith("| :")]
+    assert [row.split("|")[2].strip() for row in rows] == [
+        f"<code>{name}</code>" for name in ("slow[n1]", "bad", "softmax[n1024]")
+    ]
+    assert "| 43.8 us | 41.2 us | +6.2% [+5.6%, +6.9%] | 1.50x | 93 configs, 12 failed, 21 s |" in rows[0]
+    assert "<pre>max error &lt;0.5&gt;" in lines
+    assert "" not in lines[lines.index("<pre>max error &lt;0.5&gt;") : lines.index("at [3]</pre>")]
+
+
+def test_a_name_cannot_break_the_table() -> None:
+    row = next(line for line in markdown.step_summary([outcome("a|b`c`<i>\nd")]).splitlines() if line.startswith("| :"))
+    assert row.count("|") == 8
+    assert "<code>a&#124;b`c`&lt;i&gt; d</code>" in row
+
+
+def test_no_kernels_no_step_summary() -> None:
+    assert markdown.step_summary([]) == ""
+
+
+def test_a_step_summary_stays_below_the_limit_and_keeps_the_worst() -> None:
+    many = [outcome(f"k{i}", "new", details="é" * 30_000) for i in range(60)]
+    text = markdown.step_summary([*many, REGRESSED])
+    assert 500_000 < len(text.encode()) <= markdown.LIMIT < 1 << 20
+    assert text.index("slow[n1]") < text.index("k0")
+    assert text.splitlines()[-1].startswith("... and ")
+    assert text.count("<details>") == text.count("</details>")
