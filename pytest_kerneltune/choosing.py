@@ -87,8 +87,12 @@ class Tuner:
         from pytest_kerneltune.llm import LLMOptions, connect
 
         llm = self.settings.llm
+        options = LLMOptions.from_settings(llm.given, llm.provider_variables)
+        if self.settings.autotune_budget is not None:  # a search that waits for a reply spends its time
+            limit = min(options.request_timeout_s, self.settings.autotune_budget)
+            options = replace(options, request_timeout_s=limit)
         try:
-            return connect(LLMOptions.from_settings(llm.given, llm.provider_variables))
+            return connect(options)
         except LLMError as error:
             self._messages.append(f"language model skipped: {error}")
             return None
