@@ -2,15 +2,16 @@
 
 A map of the house, from the bottom up; a module imports only what stands above it.
 
-- ``errors``, ``trial``, ``parameter``, ``space``: what everything speaks about: configs, trials, search spaces.
+- ``errors``, ``trial``, ``parameter``, ``space``, ``threshold``, ``versions``: what everything speaks about.
 - ``timing``, ``statistics``, ``record``, ``gate``: pure numbers: how often to launch, what readings say, the verdict.
 - ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
-- ``files``, ``gpu``, ``worker``, ``packing``, ``backends/``, ``llm/``: the outside world: locked files, devices,
-  killable processes, kinds of kernel (a row each in ``KERNELS``), language models (a row each in ``PROVIDERS``).
+- ``files``, ``gpu`` (with ``nvidia``), ``worker``: the outside world: locked files, devices, killable processes.
+- ``source`` (with ``syntax``, ``csource``, ``introspection``), ``packing``: a kernel's source and how it travels.
+- ``backends/``: kinds of kernel, a row each in ``KERNELS``. ``llm/``: language models, a row each in ``PROVIDERS``.
 - ``workload``, ``station``, ``benchmark``, ``cache``, ``baseline``: a kernel at fixed inputs, measured and stored.
-- ``settings``, ``outcome``, ``tune``, ``judging``, ``choosing``, ``verdicts``, ``session``: one run, without pytest.
+- ``options``, ``settings``, ``outcome``, ``driver``, ``judging``, ``choosing``, ``verdicts``, ``session``: one run.
 - ``report/``, ``results``, ``live``: what the user reads.
-- ``api``, ``testing``, ``fixture``, ``plugin``: ``tune()``, contract tests for third parties, and pytest.
+- ``api``, ``testing``, ``identity``, ``fixture``, ``plugin``: ``tune()``, contract tests for third parties, pytest.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from pytest_kerneltune.backends.python import PythonKernel
     from pytest_kerneltune.backends.triton import TritonKernel
     from pytest_kerneltune.fixture import TunedKernel, tunable
-    from pytest_kerneltune.parameter import boolean, choice, integer, list_of, permutation, power_of_two
+    from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, list_of, permutation, power_of_two
 
 __all__ = [
     "CKernel",
+    "Parameter",
     "PythonKernel",
     "TritonKernel",
     "TuneResult",
@@ -44,7 +46,9 @@ __all__ = [
 
 # Found when first used, so that pytest starts as fast with the plugin installed as without it.
 _HOMES = {
-    **dict.fromkeys(("boolean", "choice", "integer", "list_of", "permutation", "power_of_two"), "parameter"),
+    **dict.fromkeys(
+        ("Parameter", "boolean", "choice", "integer", "list_of", "permutation", "power_of_two"), "parameter"
+    ),
     **dict.fromkeys(("TuneResult", "tune"), "api"),
     **dict.fromkeys(("TunedKernel", "tunable"), "fixture"),
     "CKernel": "backends.c",

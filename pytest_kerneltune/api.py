@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune.backends import as_kernel
+from pytest_kerneltune.driver import Progress, checked_configs
 from pytest_kerneltune.outcome import Outcome
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.search import DEFAULT_SEARCH
@@ -16,7 +17,6 @@ from pytest_kerneltune.session import Evaluation, Session
 from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Budget, Config, Trial
-from pytest_kerneltune.tune import Progress, checked_configs
 from pytest_kerneltune.verdicts import failure
 from pytest_kerneltune.workload import Workload
 

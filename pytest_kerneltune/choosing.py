@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.cache import Entry, Flight, TuningCache
+from pytest_kerneltune.driver import Driver, Progress, SearchRun, pick_winner, search_rng, stages
 from pytest_kerneltune.errors import KernelError, LLMError, SpaceError
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
@@ -21,7 +22,6 @@ from pytest_kerneltune.search import Context, Effort, Search, create, search_cla
 from pytest_kerneltune.search.guided import MODEL
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget, Config, Trial
-from pytest_kerneltune.tune import Driver, Progress, SearchRun, pick_winner, search_rng, stages
 from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 

@@ -7,9 +7,9 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
+from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.report.terminal import progress_line
 from pytest_kerneltune.trial import Budget
-from pytest_kerneltune.tune import Progress
 
 _REFRESH_S = 0.1
 _PLAIN_EVERY_S = 10.0

@@ -14,10 +14,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, permutations, product
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pytest_kerneltune.errors import SpaceError
+
+_LISTED = 5040  # values of a composite kind that are still few enough to list
 
 _UNSET: Any = object()
 _P = TypeVar("_P", "Choice", "Boolean", "Integer", "PowerOfTwo", "Permutation", "ListOf")
@@ -228,8 +230,8 @@ class Permutation:
     def width(self) -> int:
         return self.length
 
-    def values(self) -> None:
-        return None
+    def values(self) -> Sequence[tuple[int, ...]] | None:
+        return list(permutations(range(self.length))) if self.size <= _LISTED else None
 
     def sample(self, rng: random.Random) -> tuple[int, ...]:
         return tuple(rng.sample(range(self.length), self.length))
@@ -275,8 +277,9 @@ class ListOf:
     def width(self) -> int:
         return self.inner.width * self.length
 
-    def values(self) -> None:
-        return None
+    def values(self) -> Sequence[tuple[Any, ...]] | None:
+        inner = self.inner.values() if self.size <= _LISTED else None
+        return None if inner is None else list(product(inner, repeat=self.length))
 
     def sample(self, rng: random.Random) -> tuple[Any, ...]:
         return tuple(self.inner.sample(rng) for _ in range(self.length))

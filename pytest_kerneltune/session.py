@@ -22,6 +22,7 @@ from pytest_kerneltune.baseline import baseline_path, device_slug, load_baseline
 from pytest_kerneltune.benchmark import Benchmark, Limits, Workers
 from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
+from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.files import locked
 from pytest_kerneltune.gate import Policy
@@ -31,7 +32,6 @@ from pytest_kerneltune.record import Baseline, measured_baseline
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.source import source_digest
 from pytest_kerneltune.trial import Budget, Clock, Config, Trial
-from pytest_kerneltune.tune import Progress
 from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 

@@ -7,14 +7,15 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
-from itertools import islice, product
+from itertools import product
 from typing import Any
 
 from pytest_kerneltune.errors import SpaceError
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.trial import Config
 
-_SAMPLE_TRIES = 200
+_SAMPLE_TRIES = 2000
+_TRIES_A_CONFIG = 100
 _ENUMERABLE = 200_000
 
 
@@ -133,7 +134,8 @@ class ConfigSpace:
         ``count`` are returned where no more are left (or found, in a space too large to list).
         """
         found: dict[str, Config] = {}
-        for _ in range(_SAMPLE_TRIES + 20 * count):
+        tries = _SAMPLE_TRIES + _TRIES_A_CONFIG * count
+        for _ in range(0 if self._is_listable and self.size <= tries else tries):
             if len(found) >= count:
                 return list(found.values())
             config = {name: p.sample(rng) for name, p in self.parameters.items()}
@@ -145,8 +147,11 @@ class ConfigSpace:
 
     @cached_property
     def _listed(self) -> list[Config]:
-        listable = self.size <= _ENUMERABLE and all(p.values() is not None for p in self.parameters.values())
-        return list(islice(self.enumerate(), _ENUMERABLE)) if listable else []
+        return list(self.enumerate()) if self._is_listable else []
+
+    @cached_property
+    def _is_listable(self) -> bool:
+        return self.size <= _ENUMERABLE and all(p.values() is not None for p in self.parameters.values())
 
     def _steps(self, config: Config, radius: int = 1) -> Iterator[Config]:
         for name, parameter in self.parameters.items():

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pytest_kerneltune.backends import Program
-from pytest_kerneltune.timing import Plan, block_order, block_plan, plan, summarise
+from pytest_kerneltune.errors import KernelError
+from pytest_kerneltune.timing import SLOW_MS, Plan, block_order, block_plan, launches_a_reading, plan, summarise
 from pytest_kerneltune.trial import Clock, Config
 
 REFERENCE, CALIBRATION = "reference", "calibration"
@@ -86,23 +87,27 @@ class Station:
         if (wrong := self.check(config, artifact)) is not None:
             return wrong, []
         launch = self._program.prepare(config, artifact)
-        estimate = self._read(launch, Plan(2))
-        chosen = plan(self._clock, estimate, best_ms, not self._program.restores)
+        chosen = plan(self._clock, self._estimate(launch), best_ms, not self._program.restores)
         return None, self._readings(launch, chosen)
 
     def compare(self, arms: Mapping[str, tuple[Config, Any]], yardsticks: bool, blocks: int) -> dict[str, list[float]]:
         """Interleaved readings of several configs: arm name to ``blocks`` block values in ms.
 
-        With ``yardsticks`` the reference (if there is one) and, on host clocks, a fixed piece of work of our own are
-        arms too. Each block launches every arm in turn, after an untimed launch of the same arm.
+        Each config is checked once more first: that is also how a fresh process learns whether the kernel's inputs
+        must be restored between launches. With ``yardsticks`` the reference (if there is one) and, on host clocks, a
+        fixed piece of work of our own are arms too. Each block launches every arm in turn, after an untimed launch of
+        the same arm. Raises KernelError where a config is wrong now.
         """
         program = self._program
+        for name, (config, artifact) in arms.items():
+            if (wrong := self.check(config, artifact)) is not None:
+                raise KernelError(f"{name} ({dict(config)}): output {wrong}")
         launches = {name: program.prepare(config, artifact) for name, (config, artifact) in arms.items()}
         if yardsticks and program.reference is not None:
             launches[REFERENCE] = program.reference
         if yardsticks and self._clock != "cuda":
             launches[CALIBRATION] = calibration_work
-        estimates = {name: self._read(launch, Plan(2)) for name, launch in launches.items()}
+        estimates = {name: self._estimate(launch) for name, launch in launches.items()}
         plans = {n: block_plan(self._clock, ms, not program.restores) for n, ms in estimates.items()}
         values: dict[str, list[float]] = {name: [] for name in launches}
         for block in range(blocks):
@@ -120,6 +125,13 @@ class Station:
             torch.cuda.synchronize()
             torch.zeros(1, device="cuda").item()
         return True
+
+    def _estimate(self, launch: Callable[[], Any]) -> float:
+        """About how many ms a launch takes, read as it will be timed: alone, a tiny kernel looks like a slow one."""
+        first = self._read(launch, Plan(1))
+        if first > SLOW_MS:
+            return first
+        return self._read(launch, Plan(2, launches_a_reading(self._clock, first, not self._program.restores)))
 
     def _read(self, launch: Callable[[], Any], plan: Plan) -> float:
         return summarise(self._clock, self._readings(launch, plan))

@@ -22,6 +22,9 @@ _FEWEST = {"wall": 3, "thread": 5, "cuda": 7}
 _MOST = {"wall": 30, "thread": 30, "cuda": 100}
 _BLOCK_MS = {"wall": 8.0, "thread": 8.0, "cuda": 2.0}
 _BLOCK_FEWEST = {"wall": 2, "thread": 3, "cuda": 5}
+SLOW_MS = 500.0
+"""A kernel (or reference) that takes longer is launched as seldom as can be; its relative noise is small."""
+
 _READING_MS = 0.1  # host clocks: shorter kernels are launched several times a reading
 
 
@@ -38,15 +41,17 @@ def plan(clock: Clock, estimate_ms: float, best_ms: float, batch: bool) -> Plan:
 
     ``batch`` allows several launches a reading (not where inputs must be restored before each launch).
     """
-    if estimate_ms > FAR * best_ms:
-        return Plan(2)
-    launches = _launches(clock, estimate_ms, batch)
+    launches = launches_a_reading(clock, estimate_ms, batch)
+    if estimate_ms > FAR * best_ms or estimate_ms > SLOW_MS:
+        return Plan(2, launches)
     return Plan(_count(_TARGET_MS[clock], estimate_ms * launches, _FEWEST[clock], _MOST[clock]), launches)
 
 
 def block_plan(clock: Clock, estimate_ms: float, batch: bool) -> Plan:
     """How to take one block of a paired comparison of a kernel that takes ``estimate_ms``."""
-    launches = _launches(clock, estimate_ms, batch)
+    launches = launches_a_reading(clock, estimate_ms, batch)
+    if estimate_ms > SLOW_MS:
+        return Plan(1, launches)
     return Plan(_count(_BLOCK_MS[clock], estimate_ms * launches, _BLOCK_FEWEST[clock], _MOST[clock]), launches)
 
 
@@ -67,7 +72,8 @@ def block_order(names: Sequence[str], block: int) -> Sequence[str]:
     return rotated if block % 2 == 0 else rotated[::-1]
 
 
-def _launches(clock: Clock, estimate_ms: float, batch: bool) -> int:
+def launches_a_reading(clock: Clock, estimate_ms: float, batch: bool) -> int:
+    """How many launches share a reading, so that a clock's own cost does not show in it."""
     if clock == "cuda" or not batch:
         return 1
     return max(1, min(10_000, round(_READING_MS / max(estimate_ms, 1e-5))))

@@ -33,7 +33,8 @@ def judged(
 ) -> VerdictSummary:
     """The summary of a verdict on a measured kernel. ``missing`` replaces the session's ``missing_baseline``."""
     kind = verdict.kind
-    fails = _fails(kind, settings, missing or settings.missing_baseline) and not settings.updates(kind.value)
+    accepted = settings.updates(kind.value) and kind is not VerdictKind.INVALID  # which is never made a baseline
+    fails = _fails(kind, settings, missing or settings.missing_baseline) and not accepted
     details = ""
     if kind is VerdictKind.REGRESSED and baseline is not None:
         accept = f"{subject.command} --update-baselines=regressed"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 from pytest_kerneltune.trial import Clock as Clock
@@ -119,6 +120,5 @@ def as_kernel(returned: Any) -> Kernel:
     """
     if isinstance(returned, Kernel):
         return returned
-    from pytest_kerneltune.backends.python import PythonKernel
-
-    return PythonKernel(returned)
+    kernel: Kernel = import_module(KERNELS["PythonKernel"]).PythonKernel(returned)
+    return kernel

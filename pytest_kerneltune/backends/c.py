@@ -7,28 +7,25 @@ with ``-`` is a flag (``-funroll-loops`` of True or False, ``-O`` of 2 or 3).
 
 from __future__ import annotations
 
-import ctypes
+import copy
 import re
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_kerneltune.backends import CompileTask, Description
-from pytest_kerneltune.backends.outputs import mismatch
+from pytest_kerneltune.backends.c_program import RETURNS, CProgram, bind, describe_argument, is_array
 from pytest_kerneltune.errors import KernelError, UsageError
 from pytest_kerneltune.trial import Clock, Config
 
 DEFAULT_FLAGS = ("-O3", "-march=native")
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SUFFIXES = (".c", ".h", ".cc", ".cpp")
-_GUARD = 4096  # bytes before and after every array that a kernel must not write
-_GUARD_BYTE = 0xA5
-_RETURNS: dict[type | None, Any] = {int: ctypes.c_long, float: ctypes.c_double, None: None}
+_OUTPUT_LIMIT = 1 << 20
 
 
 class CKernel:
@@ -37,7 +34,8 @@ class CKernel:
     ``source`` is C text, or the path of a file; ``function`` the name of an exported function in it; ``args`` what it
     is called with: numpy arrays (C-contiguous; passed as pointers), ints (as ``long``), floats (as ``double``), numpy
     scalars (as their own type) and ctypes values. ``output`` is the argument (or a list of them) that it writes;
-    ``reference()`` returns what must then be in there. ``returns`` is int or float where the result is returned.
+    ``reference()`` returns what must then be in there. ``returns`` is int (C ``long``) or float (``double``) where the
+    result is returned.
     ``clock`` "thread" counts the CPU time of the calling thread; use "wall" for a kernel with threads of its own.
     ``check(actual, expected)`` replaces the comparison within ``rtol`` and ``atol``. Raises UsageError.
     """
@@ -62,9 +60,13 @@ class CKernel:
         check: Callable[[Any, Any], bool] | None = None,
     ) -> None:
         self.source, self._directory = _read(source)
+        if not isinstance(args, tuple | list):
+            raise UsageError(
+                f"CKernel(args=...) must be a tuple of the function's arguments, not {type(args).__name__}"
+            )
         if not isinstance(function, str) or not re.fullmatch(r"[A-Za-z_]\w*", function):
             raise UsageError(f"CKernel(function={function!r}) must be the name of a C function")
-        if returns not in _RETURNS:
+        if returns not in RETURNS:
             raise UsageError(f"CKernel(returns={returns!r}): use int, float or None")
         if clock not in ("thread", "wall"):
             raise UsageError(f"CKernel(clock={clock!r}): use 'thread' or 'wall'")
@@ -79,7 +81,8 @@ class CKernel:
         if reference is not None and not outputs and returns is None:
             raise UsageError("CKernel(reference=...) needs output= (the argument that the kernel writes) or returns=")
         for position, value in enumerate(self.args):
-            _describe_argument(position, value)
+            describe_argument(position, value)
+        _refuse_overlaps(self.args, outputs)
         self._program = CProgram(self.args, function, outputs, reference, returns, (rtol, atol), check)
 
     @property
@@ -91,7 +94,7 @@ class CKernel:
             "c",
             source=self.source,
             directory=self._directory,
-            inputs=tuple(_describe_argument(i, value) for i, value in enumerate(self.args)),
+            inputs=tuple(describe_argument(i, value) for i, value in enumerate(self.args)),
             facts=(f"function {self.function}", f"compiler {self.compiler} {' '.join(self.flags)}"),
         )
 
@@ -100,7 +103,7 @@ class CKernel:
         return CompileTask(f"{__name__}:Compiler", (self.compiler, self.source, self._directory), "compile", (args,))
 
     def program(self) -> CProgram:
-        return self._program
+        return copy.copy(self._program)
 
     def packed(self, by_value: Sequence[Any]) -> bytes:
         from pytest_kerneltune.packing import pack
@@ -112,7 +115,7 @@ class CKernel:
         return _SINGLE_THREADED if self._clock == "thread" else {}
 
     def __call__(self, config: Config, artifact: Any) -> Any:
-        returned = _bind(artifact, self.function, self._program.returns, self.args)()
+        returned = bind(artifact, self.function, self._program.returns, self.args)()
         written = [self.args[i] for i in self._program.outputs]
         return returned if self._program.returns else (written[0] if len(written) == 1 else tuple(written) or None)
 
@@ -133,76 +136,17 @@ class Compiler:
             include = ["-I", self._directory] if self._directory else []
             # The arguments come before the source and -lm after it, where a linker looks for what it misses.
             command = [self._compiler, "-shared", "-fPIC", *arguments, *include, "-o", str(library), str(source), "-lm"]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-            # What a worker prints is kept as the config's log.
-            print(done.stdout + done.stderr, end="", flush=True)  # noqa: T201
-            if done.returncode:
-                raise KernelError(_first_error(done.stderr, folder) or f"the compiler exited with {done.returncode}")
+            # Into a file, whose size is limited: what comes through a pipe would pile up in memory.
+            with Path(folder, "output").open("w+b") as output:
+                status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
+                output.seek(0)
+                text = output.read(_OUTPUT_LIMIT).decode(errors="replace")
+            print(text, flush=True)  # noqa: T201 - the worker's output is kept as the config's log
+            if status:
+                raise KernelError(_first_error(text, folder) or f"the compiler exited with {status}")
+            if not library.exists():
+                raise KernelError(f"{self._compiler} reported success, but left no library")
             return library.read_bytes()
-
-
-class CProgram:
-    """Calls the kernel, on guarded copies of the arguments; the arguments themselves keep the first content."""
-
-    def __init__(
-        self,
-        args: Sequence[Any],
-        function: str,
-        outputs: Sequence[int],
-        reference: Callable[[], Any] | None,
-        returns: type | None,
-        tolerance: tuple[float | None, float | None],
-        check: Callable[[Any, Any], bool] | None,
-    ) -> None:
-        self.args, self.function, self.outputs, self.reference = args, function, outputs, reference
-        self.returns, self.restores = returns, False
-        self._tolerance, self._check = tolerance, check
-        self._copies: list[Any] = []
-        self._buffers: dict[int, Any] = {}
-        self._expected: Any = None
-
-    def prepare(self, config: Config, artifact: Any) -> Callable[[], Any]:
-        if not self._copies:
-            self._copies = [self._guarded(i, a) if _is_array(a) else a for i, a in enumerate(self.args)]
-        return _bind(artifact, self.function, self.returns, self._copies)
-
-    def reset(self) -> None:
-        for mine, first in self._arrays():
-            mine[...] = first
-
-    def expect(self) -> None:
-        if self.reference is not None:
-            self._expected = self.reference()
-            if self._expected is None:
-                raise KernelError("reference= returned None: it must return what the kernel must compute")
-
-    def mismatch(self, returned: Any) -> str | None:
-        for i, buffer in self._buffers.items():
-            if (buffer[:_GUARD] != _GUARD_BYTE).any() or (buffer[-_GUARD:] != _GUARD_BYTE).any():
-                buffer[:_GUARD] = buffer[-_GUARD:] = _GUARD_BYTE
-                return f"wrote outside argument {i}"
-        inputs = [i for i in self._buffers if i not in self.outputs]
-        self.restores = self.restores or any(self._copies[i].tobytes() != self.args[i].tobytes() for i in inputs)
-        if self.reference is None:
-            return None
-        written: list[Any] = [self._copies[i] for i in self.outputs] + ([returned] if self.returns else [])
-        actual = written[0] if len(written) == 1 else tuple(written)
-        if self._check is not None:
-            return None if self._check(actual, self._expected) else "check= returned False"
-        return mismatch(actual, self._expected, *self._tolerance)
-
-    def _arrays(self) -> Iterator[tuple[Any, Any]]:
-        return ((self._copies[i], self.args[i]) for i in self._buffers)
-
-    def _guarded(self, position: int, array: Any) -> Any:
-        import numpy as np
-
-        raw = np.full(array.nbytes + 2 * _GUARD + 64, _GUARD_BYTE, np.uint8)
-        start = -raw.ctypes.data % 64
-        self._buffers[position] = buffer = raw[start : start + array.nbytes + 2 * _GUARD]
-        mine = buffer[_GUARD : _GUARD + array.nbytes].view(array.dtype).reshape(array.shape)
-        mine[...] = array
-        return mine
 
 
 def compiler_arguments(config: Config) -> list[str]:
@@ -239,39 +183,6 @@ def _read(source: str | Path) -> tuple[str, str]:
         raise UsageError(f"CKernel(source={str(source)!r}) cannot be read: {error}") from None
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "ctypes") and hasattr(value, "shape") and hasattr(value, "tobytes") and value.shape != ()
-
-
-def _describe_argument(position: int, value: Any) -> str:
-    if _is_array(value):
-        if not value.flags.c_contiguous:
-            raise UsageError(f"CKernel(args=...): argument {position} is not C-contiguous; pass a contiguous copy")
-        return f"arg {position}: pointer to {value.dtype}[{', '.join(map(str, value.shape))}]"
-    kind = type(value).__name__
-    _c_value(position, value)
-    return f"arg {position}: {kind} {getattr(value, 'value', value)}"
-
-
-def _c_value(position: int, value: Any) -> Any:
-    if _is_array(value):
-        return ctypes.c_void_p(value.ctypes.data)
-    if isinstance(value, bool | int):
-        return ctypes.c_long(value)
-    if isinstance(value, ctypes._SimpleCData | ctypes.Structure):
-        return value
-    if hasattr(value, "dtype") and value.shape == ():  # before float: numpy.float64 is one
-        from numpy import ctypeslib
-
-        return ctypeslib.as_ctypes_type(value.dtype)(value.item())
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    raise UsageError(
-        f"CKernel(args=...): argument {position} is a {type(value).__name__}; "
-        "pass numpy arrays, numbers, numpy scalars or ctypes values"
-    )
-
-
 def _positions(args: Sequence[Any], output: Any) -> tuple[int, ...]:
     """Which of ``args`` the kernel writes; ``output`` is one of them, or a list or tuple of them."""
     if output is None:
@@ -280,7 +191,7 @@ def _positions(args: Sequence[Any], output: Any) -> tuple[int, ...]:
     found = []
     for item in wanted:
         position = next((i for i, a in enumerate(args) if a is item), None)
-        if position is None or not _is_array(item):
+        if position is None or not is_array(item):
             raise UsageError(
                 "CKernel(output=...) must be one of the arrays in args (the same object), or a list of them"
             )
@@ -288,19 +199,14 @@ def _positions(args: Sequence[Any], output: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _bind(library: bytes, function: str, returns: type | None, args: Sequence[Any]) -> Callable[[], Any]:
-    with tempfile.NamedTemporaryFile(prefix="kerneltune-", suffix=".so") as file:
-        file.write(library)
-        file.flush()
-        try:
-            entry = getattr(ctypes.CDLL(file.name), function)
-        except (OSError, AttributeError) as error:
-            raise KernelError(str(error).replace(file.name, "the compiled library")) from None
-    entry.restype = _RETURNS[returns]
-    values = [_c_value(i, a) for i, a in enumerate(args)]
-    launch = partial(entry, *values)
-    launch.keep = args  # type: ignore[attr-defined] # ctypes holds addresses only
-    return launch
+def _refuse_overlaps(args: Sequence[Any], outputs: Sequence[int]) -> None:
+    """The kernel runs on copies: an array that shares memory with another would no longer do so."""
+    import numpy as np
+
+    for i in outputs:
+        for j, other in enumerate(args):
+            if is_array(other) and other is not args[i] and np.may_share_memory(other, args[i]):
+                raise UsageError(f"CKernel(args=...): argument {j} overlaps the output, argument {i}; pass a copy")
 
 
 def _first_error(text: str, folder: str) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pytest_kerneltune.backends import CompileTask, Description
-from pytest_kerneltune.backends.outputs import mismatch
+from pytest_kerneltune.backends.outputs import kept, mismatch
 from pytest_kerneltune.errors import KernelError, UsageError
 from pytest_kerneltune.trial import Clock, Config
 
@@ -94,10 +92,7 @@ class PythonProgram:
     def expect(self) -> None:
         if self.reference is not None:
             self.reset()
-            self._expected = self.reference()
-            # The reference may return the very array that the kernel writes next.
-            with contextlib.suppress(TypeError, copy.Error):
-                self._expected = copy.deepcopy(self._expected)
+            self._expected = kept(self.reference())
 
     def mismatch(self, returned: Any) -> str | None:
         if self._expected is None:  # no reference, or one that is there to be timed only

@@ -1,0 +1,319 @@
+"""For who writes a search: a driver without a clock, replay of recorded spaces, a scripted model, and the contract.
+
+A search of your own passes the contract that ours pass when this class is collected by pytest::
+
+    from pytest_kerneltune.testing import SearchContract
+
+    class TestMySearch(SearchContract):
+        @pytest.fixture
+        def search(self):
+            return MySearch()
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import math
+import random
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from pytest_kerneltune.errors import LLMError, UsageError
+from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, list_of, permutation, power_of_two
+from pytest_kerneltune.search import Message, Proposals, Search
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Config, Status, Trial
+
+Measure: TypeAlias = Callable[[Config], float | Trial]
+"""Answers a config with its latency in ms (inf: it failed), or with the whole trial."""
+
+_FAILURES = {
+    "compile": Status.COMPILE_ERROR,
+    "compile_timeout": Status.COMPILE_TIMEOUT,
+    "shared_memory": Status.OUT_OF_RESOURCES,
+    "runtime": Status.RUNTIME_ERROR,
+    "wrong": Status.WRONG,
+}
+
+
+def drive(
+    search: Search, space: ConfigSpace, measure: Measure, budget: int, seed: int, prior: Sequence[Trial] = ()
+) -> list[Trial]:
+    """The trials of a search that is stopped after ``budget`` configs (``prior`` not counted) or ends by itself."""
+    trials: list[Trial] = []
+    proposals = search.propose(space, random.Random(seed), prior)
+    batch = next(proposals, None)
+    while batch is not None:
+        answer = [as_trial(c, measure) for c in batch[: budget - len(trials)]]
+        trials += answer
+        batch = _send(proposals, answer) if len(trials) < budget else None
+    proposals.close()
+    return trials
+
+
+def as_trial(config: Config, measure: Measure) -> Trial:
+    """What ``measure`` says about a config, as a trial."""
+    found = measure(config)
+    if isinstance(found, Trial):
+        return found
+    return Trial(config, Status.OK if math.isfinite(found) else Status.RUNTIME_ERROR, found)
+
+
+def _send(proposals: Proposals, trials: Sequence[Trial]) -> Sequence[Config] | None:
+    try:
+        return proposals.send(trials)
+    except StopIteration:
+        return None
+
+
+class RecordedSpace:
+    """A search space whose every config was measured once, replayed from a ``.json.gz`` file.
+
+    The file is one JSON object: ``params`` maps names to ordered values; ``code`` lists the recorded configs, each as
+    one number (positions of its values as mixed-radix digits, the first parameter's most significant); ``time`` holds
+    their latencies in ms, null where they failed, and ``fail`` the reasons by row. A config that is not recorded
+    breaks a static constraint: ``space`` refuses it.
+    """
+
+    def __init__(self, name: str, values: Mapping[str, Sequence[Any]], trials: Mapping[int, tuple[Status, float]]):
+        self.name = name
+        self._digits = {p: {_plain(v): i for i, v in enumerate(column)} for p, column in values.items()}
+        self._trials = trials
+        self.space = ConfigSpace({p: _kind(column) for p, column in values.items()}, self._recorded)
+
+    @classmethod
+    def load(cls, path: Path) -> RecordedSpace:
+        """Raises OSError, ValueError or KeyError where the file is not such a space."""
+        with gzip.open(path, "rt") as file:
+            data = json.load(file)
+        failed = {int(row): _FAILURES[reason] for row, reason in data["fail"].items()}
+        trials = {
+            code: (failed.get(row, Status.OK), math.inf if latency is None else latency)
+            for row, (code, latency) in enumerate(zip(data["code"], data["time"], strict=True))
+        }
+        return cls(data["name"], data["params"], trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def latencies(self) -> list[float]:
+        """The finite latencies in ms, ascending."""
+        return sorted(latency for _, latency in self._trials.values() if math.isfinite(latency))
+
+    def measure(self, config: Config) -> Trial:
+        """The recorded trial of an allowed config."""
+        return Trial(config, *self._trials[self._code(config)])
+
+    def _recorded(self, config: Config) -> bool:
+        return self._code(config) in self._trials
+
+    def _code(self, config: Config) -> int:
+        code = 0
+        for name, digits in self._digits.items():
+            code = code * len(digits) + digits[_plain(config[name])]
+        return code
+
+
+def _kind(values: Sequence[Any]) -> Parameter:
+    """The narrowest kind of parameter with these ordered values."""
+    low, high = values[0], values[-1]
+    if all(type(v) is int for v in values):
+        if list(values) == list(range(low, high + 1)):
+            return integer(low, high)
+        if low > 0 and low & (low - 1) == 0 and list(values) == [low << i for i in range(len(values))]:
+            return power_of_two(low, high)
+    return choice(*(tuple(v) if isinstance(v, list) else v for v in values))
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class ScriptedModel:
+    """A language model that answers from a list, at once.
+
+    ``asked`` holds the conversation of every request. An LLMError among the replies fails the request it stands for;
+    when the replies run out, every further request fails.
+    """
+
+    def __init__(self, replies: Sequence[str | LLMError]) -> None:
+        self._replies = tuple(replies)
+        self.asked: list[list[Message]] = []
+
+    def __call__(self, messages: Sequence[Message]) -> Future[str]:
+        number = len(self.asked)
+        self.asked.append(list(messages))
+        future: Future[str] = Future()
+        reply = self._replies[number] if number < len(self._replies) else LLMError("the script has no more replies")
+        if isinstance(reply, LLMError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+        return future
+
+
+def _mixed() -> ConfigSpace:
+    kinds: dict[str, Parameter] = {
+        "order": permutation(3),
+        "loads": list_of(choice("", "first", "last"), 2),
+        "stages": integer(1, 4),
+        "tile": power_of_two(1, 64, default=8),
+        "unit": choice(None, 1, 2.5, "auto"),
+        "unroll": boolean(),
+    }
+    return ConfigSpace(kinds)
+
+
+SPACES: Mapping[str, Callable[[], ConfigSpace]] = {
+    "one config": lambda: ConfigSpace({"tile": integer(3, 3)}),
+    "two configs": lambda: ConfigSpace({"unroll": boolean()}),
+    "no parameters": lambda: ConfigSpace({}),
+    "small": lambda: ConfigSpace({"tile": power_of_two(1, 8), "unroll": boolean(), "mode": choice("a", "b", "c")}),
+    "every kind": _mixed,
+    "few allowed": lambda: ConfigSpace(
+        {"x": integer(0, 999), "y": integer(0, 999)}, lambda c: bool((7 * c["x"] + c["y"]) % 997 == 3)
+    ),
+    "few allowed of many": lambda: ConfigSpace(
+        {f"p{i}": integer(0, 9) for i in range(15)}, lambda c: sum(c.values()) <= 1
+    ),
+    "10^15 configs": lambda: ConfigSpace({f"p{i}": integer(0, 9) for i in range(15)}),
+}
+"""The spaces of the contract, from one config to 10^15, most of them awkward."""
+
+
+def made_up_latency(config: Config) -> float:
+    """A latency in ms that depends on every parameter and fails for about one config in seven."""
+    number = random.Random(json.dumps(list(config.values()))).random()
+    return math.inf if number < 0.15 else 1.0 + len(str(config)) % 7 + number
+
+
+class SearchContract:
+    """What holds for every search; subclass it, with a fixture ``search`` that returns one (a plain value to copy).
+
+    A search may refuse a space by a UsageError before its first batch.
+    """
+
+    budget = 40
+
+    @pytest.fixture
+    def search(self) -> Search:
+        raise NotImplementedError("override the fixture `search`")
+
+    @pytest.fixture(params=SPACES)
+    def space(self, request: pytest.FixtureRequest) -> ConfigSpace:
+        return SPACES[request.param]()
+
+    def run(
+        self,
+        search: Search,
+        space: ConfigSpace,
+        measure: Measure = made_up_latency,
+        prior: Sequence[Trial] = (),
+        budget: int | None = None,
+    ) -> list[Trial]:
+        """Drive a copy of ``search``; no trials where it refuses the space."""
+        refused = _refuses(search, space, prior)
+        count = self.budget if budget is None else budget
+        return [] if refused else drive(copy.deepcopy(search), space, measure, count, seed=1, prior=prior)
+
+    def test_proposes_allowed_canonical_configs_and_none_twice(self, search: Search, space: ConfigSpace) -> None:
+        proposed = [t.config for t in self.run(search, space)]
+        assert [dict(space.canonical(c)) for c in proposed] == [dict(c) for c in proposed]
+        assert [list(c) for c in proposed] == [space.names] * len(proposed)
+        assert len({space.key(c) for c in proposed}) == len(proposed)
+
+    def test_survives_a_kernel_that_never_works(self, search: Search, space: ConfigSpace) -> None:
+        trials = self.run(search, space, lambda _: math.inf)
+        assert not any(t.ok for t in trials)
+
+    def test_survives_configs_that_are_all_equally_fast(self, search: Search, space: ConfigSpace) -> None:
+        trials = self.run(search, space, lambda _: 1.0)
+        assert len({space.key(t.config) for t in trials}) == len(trials)
+
+    def test_survives_a_single_config_that_works(self, search: Search, space: ConfigSpace) -> None:
+        only = space.key(space.default)
+        trials = self.run(search, space, lambda c: 1.0 if space.key(c) == only else math.inf)
+        assert sum(t.ok for t in trials) <= 1
+
+    @pytest.mark.parametrize("name", ["one config", "two configs", "small", "few allowed of many"])
+    def test_ends_when_a_space_is_exhausted(self, search: Search, name: str) -> None:
+        space = SPACES[name]()
+        trials = self.run(search, space, budget=1000)
+        assert len(trials) <= sum(1 for _ in space.enumerate()) if space.size < 1000 else len(trials) <= 16
+
+    def test_never_proposes_an_empty_batch(self, search: Search, space: ConfigSpace) -> None:
+        assert all(_batches(search, space, self.budget))
+
+    def test_can_be_dropped_after_any_batch(self, search: Search, space: ConfigSpace) -> None:
+        for wanted in range(3):
+            batches = _batches(search, space, self.budget)
+            for _ in zip(range(wanted), batches, strict=False):
+                pass
+            batches.close()
+
+    def test_same_seed_and_same_trials_give_the_same_proposals(self, search: Search, space: ConfigSpace) -> None:
+        first = self.run(search, space)
+        random.seed(3)  # whatever the global generator does
+        assert self.run(search, space) == first
+
+    def test_never_proposes_what_is_known_beforehand(self, search: Search, space: ConfigSpace) -> None:
+        prior = self.run(search, space, budget=10)
+        known = {space.key(t.config) for t in prior}
+        assert known.isdisjoint(space.key(t.config) for t in self.run(search, space, prior=prior))
+
+    def test_starts_where_every_config_is_known_to_fail(self, search: Search) -> None:
+        space = SPACES["two configs"]()
+        prior = [Trial(c, Status.CRASH) for c in space.enumerate()]
+        assert self.run(search, space, prior=prior) == []
+
+    def test_leaves_global_random_state_alone(self, search: Search, space: ConfigSpace) -> None:
+        import numpy as np
+
+        before, before_numpy = random.getstate(), np.random.get_state()
+        self.run(search, space)
+        assert random.getstate() == before
+        assert str(np.random.get_state()) == str(before_numpy)
+
+    def test_leaves_trials_and_options_as_they_were(self, search: Search, space: ConfigSpace) -> None:
+        prior = self.run(search, space, budget=10)
+        copies = copy.deepcopy(prior)
+        sent: list[Trial] = []
+
+        def measure(config: Config) -> Trial:
+            sent.append(as_trial(config, made_up_latency))
+            return sent[-1]
+
+        self.run(search, space, measure, prior)
+        assert prior == copies
+        assert sent == [as_trial(t.config, made_up_latency) for t in sent]
+
+
+def _refuses(search: Search, space: ConfigSpace, prior: Sequence[Trial]) -> bool:
+    """Whether a search turns a space down before its first batch."""
+    proposals = copy.deepcopy(search).propose(space, random.Random(0), prior)
+    try:
+        next(proposals, None)
+    except UsageError:
+        return True
+    finally:
+        proposals.close()
+    return False
+
+
+def _batches(search: Search, space: ConfigSpace, budget: int) -> Generator[Sequence[Config], None, None]:
+    """The batches of a search until ``budget`` configs were proposed; closing this closes the search."""
+    if _refuses(search, space, ()):
+        return
+    proposals = copy.deepcopy(search).propose(space, random.Random(1))
+    batch = next(proposals, None)
+    while batch is not None and budget > 0:
+        yield batch
+        budget -= max(1, len(batch))
+        batch = _send(proposals, [as_trial(c, made_up_latency) for c in batch])
+    proposals.close()
