@@ -16,6 +16,7 @@ from pytest_kerneltune.report import format as form
 from pytest_kerneltune.report import jsonfile
 from pytest_kerneltune.report.logs import log_lines
 from pytest_kerneltune.report.markdown import step_summary
+from pytest_kerneltune.report.stages import stage_lines
 from pytest_kerneltune.report.terminal import Line, summary_lines, update_lines
 from pytest_kerneltune.settings import Settings
 
@@ -52,6 +53,7 @@ class Results:
         """The terminal's summary."""
         written = {o.id for o in self.written}
         lines = summary_lines(self.outcomes, width, command=self.command, seconds=self.seconds, updated=written)
+        lines = [*stage_lines(self.outcomes), *lines]
         if verbosity >= _LOGS_FROM_VERBOSITY:
             lines = [*log_lines(self.outcomes), *lines]
         if self.settings.update_baselines:

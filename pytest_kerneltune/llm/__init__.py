@@ -67,12 +67,13 @@ class LLMOptions:
 
 @dataclass(frozen=True)
 class Call:
-    """One request: wall seconds, tokens (None: not said), and how it ended in one line ("ok", or a reason)."""
+    """One request: wall seconds, tokens (None: not said), how it ended in one line, and whether it was answered."""
 
     seconds: float
     tokens_in: int | None
     tokens_out: int | None
     outcome: str
+    answered: bool
 
 
 class _Source(Protocol):
@@ -117,10 +118,10 @@ class LanguageModel:
 
     def _settle(self, future: Future[str], outcome: Answer | LLMError, seconds: float) -> None:
         if isinstance(outcome, Answer):
-            self.calls.append(Call(seconds, outcome.tokens_in, outcome.tokens_out, outcome.remark))
+            self.calls.append(Call(seconds, outcome.tokens_in, outcome.tokens_out, outcome.remark, True))
             future.set_result(outcome.text)
         else:
-            self.calls.append(Call(seconds, None, None, str(outcome)))
+            self.calls.append(Call(seconds, None, None, str(outcome), False))
             future.set_exception(outcome)
 
     def _watchdog(self, settle: Callable[[LLMError], None]) -> threading.Timer | None:

@@ -1,8 +1,8 @@
 """Records a language model's replies to the prompts of the examples, for ``examples/llm_replies.json``.
 
-1. ``python -m tests.benchmarks.record_replies prompts FOLDER -- examples`` runs pytest on the examples against a loopback
-   server that speaks Anthropic Messages and answers nothing; it leaves each kernel's prompt in FOLDER, as text to hand
-   to a model and as messages. (The Triton kernels' prompts need a machine with a GPU.)
+1. ``python -m tests.benchmarks.record_replies prompts FOLDER -- examples`` runs pytest on the examples against a
+   loopback server that speaks Anthropic Messages and answers nothing; it leaves each kernel's prompt in FOLDER, as
+   text to hand to a model and as messages. (The Triton kernels' prompts need a machine with a GPU.)
 2. Put the model's whole answer to ``FOLDER/KERNEL.txt`` into ``FOLDER/KERNEL.reply``.
 3. ``python -m tests.benchmarks.record_replies add FOLDER examples/llm_replies.json "MODEL"`` adds the exchanges.
 """
@@ -30,7 +30,10 @@ class Recorder(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        messages = [Message("system", body["system"]), *(Message(m["role"], _text(m["content"])) for m in body["messages"])]
+        messages = [
+            Message("system", body["system"]),
+            *(Message(m["role"], _text(m["content"])) for m in body["messages"]),
+        ]
         name = kernel_name(messages)
         plain = [{"role": m.role, "content": m.content} for m in messages]
         (self.folder / f"{name}.json").write_text(json.dumps(plain, indent=1))
