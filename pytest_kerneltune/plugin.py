@@ -4,6 +4,7 @@ import pytest; nothing heavy is imported before a kernel needs it."""
 from __future__ import annotations
 
 import copy
+import json
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -113,6 +114,7 @@ class Run:
         self, fixturedef: pytest.FixtureDef[Any], request: Any
     ) -> Generator[None, object | None, object | None]:
         """Remember what the fixture asks for while it is set up: tests that find it ready depend on that too."""
+        __tracebackhide__ = True
         known = set(request._fixture_defs)
         try:
             return (yield)
@@ -121,6 +123,7 @@ class Run:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        __tracebackhide__ = True
         if unusable := [k for k in self._kernels(item) if k.config is None]:
             _fail(item, unusable)
         result = yield
@@ -137,8 +140,10 @@ class Run:
         report = yield
         if call.excinfo is not None and isinstance(call.excinfo.value, GateFailure):
             report.longrepr = _message(call.excinfo)
-        # A plain attribute: xdist sends it to the controller with the report, before the worker could die.
-        report.__dict__["kerneltune"] = [outcome.to_json() for outcome in outcomes if self._is_news(outcome)]
+        if news := [outcome.to_json() for outcome in outcomes if self._is_news(outcome)]:
+            # xdist sends an attribute to the controller with the report, before the worker could die. As text, since
+            # it can send exact built-in types only.
+            report.__dict__["kerneltune"] = json.dumps(news)
         return report
 
     def _kernels(self, item: pytest.Item) -> list[TunedKernel]:
@@ -161,7 +166,7 @@ class Run:
         return is_news
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._received += getattr(report, "kerneltune", ())
+        self._received += json.loads(getattr(report, "kerneltune", "[]"))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if "session" in self.__dict__:
@@ -207,7 +212,7 @@ def _message(failure: pytest.ExceptionInfo[BaseException]) -> Any:
     """What the user reads of a gate's failure: its text, no traceback, and in one-line summaries no class name."""
     shown = failure.getrepr(style="value")
     if (place := getattr(shown, "reprcrash", None)) is not None:
-        place.message = str(failure.value)
+        place.message = str(failure.value).partition("\n")[0]
     return shown
 
 
