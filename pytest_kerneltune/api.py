@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_kerneltune.backends import as_kernel
 from pytest_kerneltune.driver import Progress, checked_configs
+from pytest_kerneltune.errors import UsageError
 from pytest_kerneltune.outcome import Outcome
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.search import DEFAULT_SEARCH
@@ -58,8 +59,8 @@ def tune(
 
     ``space``, ``where`` and ``configs`` are those of ``@tunable``; ``budget`` is seconds or a Budget; ``cache`` a
     directory, "off", or None for the shared one; ``force`` tunes again on a cache hit; ``name`` tells kernels of one
-    source apart. Raises UsageError for a wrong argument, WrongOutput or NothingMeasured where no config works, and
-    KernelError where the kernel can't be set up.
+    source apart. Raises UsageError for a wrong argument, WrongOutput where no config is right, and NothingMeasured
+    where none works or the kernel can't be set up.
     """
     limits = budget if isinstance(budget, Budget) else Budget(seconds=budget)
     given = {
@@ -95,6 +96,8 @@ def _evaluated(
     configs: Sequence[Config],
     name: str,
 ) -> Evaluation:
+    if isinstance(space, ConfigSpace) and where is not None:
+        raise UsageError("tune(where=...): a ConfigSpace has a constraint of its own; give it there")
     checked_space = space if isinstance(space, ConfigSpace) else ConfigSpace(space, where)
     target = as_kernel(kernel)
     device = session.device(target)

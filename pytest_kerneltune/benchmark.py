@@ -2,28 +2,25 @@
 
 Configs are compiled in parallel worker processes; each is checked against the reference and timed by the kernel's
 station (``station.py``) under the device's lock. On a GPU a config is timed while others still compile; on host clocks
-all of a batch is compiled first, since compilers on the same cores would disturb the readings.
+a handful is compiled, then timed, then the next, since compilers on the same cores would disturb the readings.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-import signal
-import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
-from types import FrameType
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.errors import KernelError, RemoteError, WorkerCrash, WorkerError, WorkerTimeout
+from pytest_kerneltune.launcher import REFERENCE_LIMIT_S, SHORTEST_LIMIT_S, Workers
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.station import Station
 from pytest_kerneltune.timing import summarise
 from pytest_kerneltune.trial import Config, Status, Trial
 from pytest_kerneltune.worker import Reply, Service, Worker, wait_any
@@ -31,9 +28,9 @@ from pytest_kerneltune.worker import Reply, Service, Worker, wait_any
 _REASON_LIMIT = 300
 _LOG_LIMIT = 4_000
 _SLOWEST = 50.0  # a config this many times slower than the quickest one so far is as good as hung
-_SHORTEST_LIMIT_S = {"wall": 2.0, "thread": 2.0, "cuda": 5.0}
 _HOPELESS = 3  # so many timeouts before anything worked shorten the limit
-_REFERENCE_LIMIT_S = 300.0
+_HOPELESS_COMPILE_S = 10.0
+_HANDFUL = 4  # configs a compile worker, on host clocks
 
 
 @dataclass(frozen=True)
@@ -42,81 +39,6 @@ class Limits:
 
     compile_s: float = 60.0
     run_s: float = 30.0
-
-
-class Launcher(Protocol):
-    """A station, in this process or in a worker."""
-
-    def call(self, method: str, *args: Any, timeout: float) -> Reply: ...
-    def restart(self) -> None:
-        """Forget everything, the process included where it is not this one."""
-
-
-class LocalLauncher:
-    """A station in this process: a request past its limit is interrupted where Python code runs (main thread only)."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self._station: Station | None = None
-
-    def call(self, method: str, *args: Any, timeout: float) -> Reply:
-        start = time.monotonic()
-        try:
-            self._station = self._station or Station(self._kernel.program(), self._kernel.clock)
-            with _interrupted_after(timeout):
-                return Reply(getattr(self._station, method)(*args), seconds=time.monotonic() - start)
-        except _LimitReached:
-            return Reply(error=WorkerTimeout(f"no answer within {timeout:.3g} s"))
-        except (Exception, SystemExit) as error:  # whatever the user's callable raises fails this config only
-            log = traceback.format_exc(limit=-4)
-            return Reply(error=RemoteError(type(error).__name__, str(error), log), log=log)
-
-    def restart(self) -> None:
-        self._station = None
-
-
-class RemoteLauncher:
-    """A station in an isolated worker, which is replaced when it dies or its device stops answering."""
-
-    def __init__(self, kernel: Kernel, worker: Worker, modules: Sequence[Any]) -> None:
-        self._worker, self._clock = worker, kernel.clock
-        self._service = Service("pytest_kerneltune.station:Station", (kernel.packed(modules), kernel.clock))
-
-    def call(self, method: str, *args: Any, timeout: float) -> Reply:
-        reply = self._worker.call(self._service, method, *args, timeout=timeout)
-        if isinstance(reply.error, RemoteError) and self._clock == "cuda" and method != "healthy":
-            health = self._worker.call(self._service, "healthy", timeout=_SHORTEST_LIMIT_S["cuda"])
-            if health.error is not None:
-                self._worker.kill()
-        return reply
-
-    def restart(self) -> None:
-        self._worker.kill()
-
-
-@dataclass
-class Workers:
-    """The processes that all kernels of a run share: ``jobs`` compilers, and a launcher per environment."""
-
-    jobs: int
-    _compilers: list[Worker] = field(default_factory=list)
-    _launchers: dict[tuple[tuple[str, str], ...], Worker] = field(default_factory=dict)
-
-    def compilers(self) -> list[Worker]:
-        if not self._compilers:
-            self._compilers = [Worker(keep=4) for _ in range(self.jobs)]
-        return self._compilers
-
-    def launcher(self, kernel: Kernel, modules: Sequence[Any]) -> Launcher:
-        if not kernel.isolated:
-            return LocalLauncher(kernel)
-        env = dict(kernel.launch_env())
-        worker = self._launchers.setdefault(tuple(sorted(env.items())), Worker(env))
-        return RemoteLauncher(kernel, worker, modules)
-
-    def close(self) -> None:
-        for worker in [*self._compilers, *self._launchers.values()]:
-            worker.close()
 
 
 @dataclass(frozen=True)
@@ -148,12 +70,13 @@ class Benchmark:
         self._compiled: dict[str, Compiled] = {}
         self._service: Service | None = None
         self._quickest_s = math.inf
-        self._timeouts = 0
+        self._timeouts = self._compile_timeouts = 0
+        self._has_compiled = False
 
     def start(self) -> str:
         """Run the reference where the kernel will run; the timing method. Raises KernelError if it fails."""
         with self._lock():
-            reply = self._launcher.call("expect", timeout=max(self._limits.run_s, _REFERENCE_LIMIT_S))
+            reply = self._launcher.call("expect", timeout=max(self._limits.run_s, REFERENCE_LIMIT_S))
         if reply.error is not None:
             hint = f"\n{reply.error.log}" if reply.error.log else ""
             raise KernelError(f"the kernel cannot be set up, or its reference failed: {reply.error}{hint}")
@@ -171,14 +94,15 @@ class Benchmark:
         out. ``done`` is called with each trial as soon as it is known; ``best_ms`` is the best latency so far,
         ``compile_s`` a shorter limit for compiling than usual."""
         found: dict[str, Trial] = {}
-        for compiled in self._compile(configs, deadline, compile_s):
-            trial = compiled.failure or self._check_and_time(compiled, best_ms)
-            best_ms = min(best_ms, trial.latency_ms)
-            found[self._space.key(compiled.config)] = trial
-            done(trial)
-            if time.monotonic() > deadline:
-                break
-        return [found[key] for key in map(self._space.key, configs) if key in found]
+        with contextlib.closing(self._ready(configs, deadline, compile_s)) as ready:
+            for compiled in ready:
+                trial = compiled.failure or self._check_and_time(compiled, best_ms)
+                best_ms = min(best_ms, trial.latency_ms)
+                found[self._key(compiled.config)] = trial
+                done(trial)
+                if time.monotonic() > deadline:
+                    break
+        return [found[key] for key in map(self._key, configs) if key in found]
 
     def check(self, config: Config) -> Trial:
         """Compile ``config``, run it once and compare it with the reference; not timed (latency inf, even if OK)."""
@@ -197,7 +121,7 @@ class Benchmark:
                 raise KernelError(f"{name} ({dict(config)}): {compiled.failure.reason}")
             ready[name] = (config, compiled.artifact)
         with self._lock():
-            reply = self._launcher.call("compare", ready, yardsticks, blocks, timeout=_REFERENCE_LIMIT_S * 4)
+            reply = self._launcher.call("compare", ready, yardsticks, blocks, timeout=REFERENCE_LIMIT_S * 4)
         if reply.error is not None:
             raise KernelError(f"the comparison failed: {reply.error}")
         values: dict[str, list[float]] = reply.value
@@ -214,6 +138,17 @@ class Benchmark:
             raise KernelError(compiled.failure.reason)
         return compiled.artifact
 
+    def _key(self, config: Config) -> str:
+        """Equal for equal configs; a baseline's may be one of an older space, with other names."""
+        known = config.keys() == self._space.parameters.keys()
+        return self._space.key(config) if known else json.dumps(dict(config), sort_keys=True)
+
+    def _ready(self, configs: Sequence[Config], deadline: float, compile_s: float | None) -> Generator[Compiled]:
+        size = len(configs) if self.kernel.clock == "cuda" else _HANDFUL * self._workers.jobs
+        for start in range(0, len(configs), max(1, size)):
+            if start == 0 or time.monotonic() <= deadline:
+                yield from self._compile(configs[start : start + size], deadline, compile_s)
+
     def _compile(
         self, configs: Sequence[Config], deadline: float = math.inf, compile_s: float | None = None
     ) -> Iterator[Compiled]:
@@ -221,12 +156,12 @@ class Benchmark:
         waiting: deque[tuple[Config, Any]] = deque()
         finished: deque[Compiled] = deque()
         for config in configs:
-            key = self._space.key(config)
+            key = self._key(config)
             if key not in self._compiled and (task := self.kernel.compile_task(config)) is not None:
                 waiting.append((config, task))
             else:
                 finished.append(self._compiled.get(key) or Compiled(config))
-        limit = min(self._limits.compile_s, compile_s or math.inf)
+        limit = compile_s or math.inf
         running: dict[Worker, Config] = {}
         overlap = self.kernel.clock == "cuda"
         try:
@@ -242,7 +177,6 @@ class Benchmark:
         finally:
             for worker in running:  # past the deadline, or not wanted any more
                 worker.kill()
-                worker.busy = False
 
     def _feed(self, waiting: deque[tuple[Config, Any]], running: dict[Worker, Config], limit: float) -> None:
         for worker in self._workers.compilers() if waiting else ():
@@ -252,7 +186,7 @@ class Benchmark:
                     same = self._service is not None and self._service.args == task.target_args
                     self._service = self._service if same else Service(task.target, task.target_args)
                 assert self._service is not None
-                worker.submit(self._service, task.method, *task.args, timeout=limit)
+                worker.submit(self._service, task.method, *task.args, timeout=min(limit, self._compile_limit()))
                 running[worker] = config
 
     def _collect(self, running: dict[Worker, Config]) -> Iterator[Compiled]:
@@ -260,13 +194,17 @@ class Benchmark:
             if (reply := worker.poll()) is not None:
                 config = running.pop(worker)
                 compiled = self._classify(config, reply)
-                self._compiled[self._space.key(config)] = compiled
+                self._compiled[self._key(config)] = compiled
                 yield compiled
 
     def _classify(self, config: Config, reply: Reply) -> Compiled:
         if reply.error is None:
+            self._has_compiled = True
             return Compiled(config, reply.value, seconds=reply.seconds, log=reply.log)
-        status = Status.COMPILE_TIMEOUT if isinstance(reply.error, WorkerTimeout) else Status.COMPILE_ERROR
+        status = Status.COMPILE_ERROR
+        if isinstance(reply.error, WorkerTimeout):
+            status = Status.COMPILE_TIMEOUT
+            self._compile_timeouts += 1
         if isinstance(reply.error, RemoteError) and reply.error.kind == "OutOfResources":
             status = Status.OUT_OF_RESOURCES
         failure = _failed(Trial(config, compile_s=reply.seconds), status, reply.error)
@@ -286,12 +224,14 @@ class Benchmark:
             reply = self._launcher.call(method, *args, timeout=self._run_limit())
         if isinstance(reply.error, WorkerTimeout):
             self._timeouts += 1
-        elif reply.error is None:
-            self._quickest_s = min(self._quickest_s, reply.seconds)
         return reply
 
+    def _compile_limit(self) -> float:
+        hopeless = self._compile_timeouts >= _HOPELESS and not self._has_compiled
+        return min(self._limits.compile_s, _HOPELESS_COMPILE_S) if hopeless else self._limits.compile_s
+
     def _run_limit(self) -> float:
-        shortest = _SHORTEST_LIMIT_S[self.kernel.clock]
+        shortest = SHORTEST_LIMIT_S[self.kernel.clock]
         if math.isinf(self._quickest_s):
             return self._limits.run_s if self._timeouts < _HOPELESS else min(shortest, self._limits.run_s)
         return min(self._limits.run_s, max(shortest, _SLOWEST * self._quickest_s))
@@ -301,7 +241,10 @@ class Benchmark:
         trial = Trial(compiled.config, log=log[-_LOG_LIMIT:], compile_s=compiled.seconds, measure_s=reply.seconds)
         if reply.error is not None:
             return _failed(trial, _run_status(reply.error), reply.error)
-        return replace(trial, status=Status.WRONG, reason=f"output {wrong}") if wrong is not None else trial
+        if wrong is not None:
+            return replace(trial, status=Status.WRONG, reason=f"output {wrong}")
+        self._quickest_s = min(self._quickest_s, reply.seconds)  # of the right ones: a wrong one may do too little
+        return trial
 
 
 def _run_status(error: WorkerError) -> Status:
@@ -316,27 +259,3 @@ def _run_status(error: WorkerError) -> Status:
 def _failed(trial: Trial, status: Status, error: WorkerError) -> Trial:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return replace(trial, status=status, reason=lines[0][:_REASON_LIMIT], log=(error.log or trial.log)[-_LOG_LIMIT:])
-
-
-class _LimitReached(Exception):
-    pass
-
-
-@contextmanager
-def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise _LimitReached in the body after ``seconds``, where this thread may set the alarm and nobody else has."""
-    mine = threading.current_thread() is threading.main_thread() and signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    if not mine or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def stop(*_: int | FrameType | None) -> None:
-        raise _LimitReached
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -157,7 +157,7 @@ class Tuner:
         model = self.__dict__.get("model")
         if model is None or not getattr(search, "uses_model", False):
             return []
-        failed = [f"language model skipped: {call.outcome}" for call in calls if call.outcome != "ok"]
+        failed = [f"language model skipped: {call.outcome}" for call in calls if not call.answered]
         if not calls:
             return [f"language model skipped: {model.label} had not replied when the search ended"]
         return failed or [f"language model: {model.label}"]
@@ -224,7 +224,10 @@ def _winner(bench: Benchmark, run: SearchRun) -> Config | None:
     trials = list(run.trials)
     while any(t.ok for t in trials):
         try:
-            return pick_winner(bench, trials)[0][0]
+            config = pick_winner(bench, trials)[0][0]
+            if bench.check(config).ok:  # an earlier run's trial may be of another driver
+                return config
+            trials = [t for t in trials if t.config != config]
         except KernelError:
             best = min((t for t in trials if t.ok), key=lambda t: t.latency_ms)
             broken = [

@@ -20,7 +20,7 @@ from statistics import median
 from types import MappingProxyType
 from typing import Protocol
 
-from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.errors import KernelError, SpaceError, UsageError
 from pytest_kerneltune.outcome import StageSummary
 from pytest_kerneltune.search import Search
 from pytest_kerneltune.space import ConfigSpace
@@ -30,7 +30,7 @@ _RETIME_BLOCKS = 4
 _FINAL_BLOCKS = 8
 _FINALISTS = 5
 _FINALIST_WITHIN = 1.15  # of the best latency seen
-_EMPTY_BATCHES = 3
+_IDLE_BATCHES = 20  # in a row that hold nothing new: such a search would never end
 
 
 class Measure(Protocol):
@@ -94,20 +94,24 @@ class Driver:
         self._run = SearchRun()
 
     def drive(self, search: Search, rng: random.Random, prior: Sequence[Trial] = ()) -> SearchRun:
-        """Drive ``search`` to its end or the budget's. ``prior`` trials count as attempts already made."""
+        """Drive ``search`` to its end or the budget's. ``prior`` trials count as attempts already made.
+
+        Raises SpaceError where the search proposes a config that is not in the space.
+        """
         self._start = time.monotonic()
         run = self._run = SearchRun(list(prior))
         self._known = {self._space.key(t.config): t for t in prior}
         proposals = search.propose(self._space, rng, tuple(prior))
-        empty = 0
+        idle = 0
         try:
             batch = next(proposals)
-            while not run.stopped and empty < _EMPTY_BATCHES:
+            while not run.stopped and idle < _IDLE_BATCHES:
+                before = len(run.trials)
                 trials = self._measure(batch)
                 if not run.stopped:
-                    empty = 0 if trials else empty + 1
+                    idle = idle + 1 if len(run.trials) == before else 0
                     batch = proposals.send(trials)
-            run.stopped = run.stopped or "the search proposed nothing"
+            run.stopped = run.stopped or "the search proposed nothing new"
         except StopIteration:
             run.stopped = "search ended"
         finally:
@@ -120,20 +124,31 @@ class Driver:
         stage, run = getattr(batch, "stage", ""), self._run
         if note := getattr(batch, "note", ""):
             run.notes.append((stage, note))
-        keys = [self._space.key(c) for c in batch]
-        fresh = {k: self._space.canonical(c) for k, c in zip(keys, batch, strict=True) if k not in self._known}
-        room = math.inf if self._budget.configs is None else self._budget.configs - len(run.trials)
+        configs = [self._canonical(c) for c in batch]
+        keys = [self._space.key(c) for c in configs]
+        fresh = {k: c for k, c in zip(keys, configs, strict=True) if k not in self._known}
+        room = math.inf if self._budget.configs is None else max(0, self._budget.configs - len(run.trials))
         chosen = list(fresh.values())[: int(min(room, len(fresh)))]
         incumbent = best_trial(run.trials)
         new = self._measure_new(chosen, stage, incumbent)
         for trial in self._retimed(new, incumbent):
             self._known[self._space.key(trial.config)] = trial
             run.trials.append(trial)
-        if len(new) < len(chosen):
+        if time.monotonic() >= self._deadline:
             run.stopped = f"time budget of {self._budget.seconds:g} s"
         elif len(chosen) < len(fresh) or (room == len(fresh) and len(fresh) > 0):
             run.stopped = f"budget of {self._budget.configs} configs"
         return [self._known[k] for k in keys if k in self._known]
+
+    @property
+    def _deadline(self) -> float:
+        return math.inf if self._budget.seconds is None else self._start + self._budget.seconds
+
+    def _canonical(self, config: Config) -> Config:
+        try:
+            return self._space.canonical(config)
+        except SpaceError as error:
+            raise SpaceError(f"the search proposed a config that is not in the space: {error}") from error
 
     def _measure_new(self, configs: Sequence[Config], stage: str, incumbent: Trial | None) -> list[Trial]:
         best_ms = incumbent.latency_ms if incumbent else math.inf
@@ -152,15 +167,16 @@ class Driver:
             # However small the time budget is, one config gets measured.
             measured = self._bench.measure(configs[:1], best_ms, math.inf, done, compile_s)
         rest = configs[len(measured) :]
-        limit = math.inf if self._budget.seconds is None else self._start + self._budget.seconds
-        if rest and time.monotonic() < limit:
-            measured += self._bench.measure(rest, best_ms, limit, done, compile_s)
+        if rest and time.monotonic() < self._deadline:
+            measured += self._bench.measure(rest, best_ms, self._deadline, done, compile_s)
         return [replace(t, stage=stage) for t in measured]
 
     def _retimed(self, trials: Sequence[Trial], incumbent: Trial | None) -> list[Trial]:
         """``trials`` with the latency of a new best corrected by a paired comparison with the incumbent."""
         best = best_trial(trials)
         if best is None or incumbent is None or best.latency_ms >= incumbent.latency_ms:
+            return list(trials)
+        if time.monotonic() >= self._deadline:  # the search will hear no more, and the finals decide
             return list(trials)
         try:
             readings = self._bench.compare({"old": incumbent.config, "new": best.config}, False, _RETIME_BLOCKS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from pytest_kerneltune.backends import as_kernel
-from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.errors import KernelError, KernelTuneError, UsageError
 from pytest_kerneltune.identity import identity
 from pytest_kerneltune.options import RUN_PLUGIN
 from pytest_kerneltune.parameter import Parameter
@@ -134,6 +134,7 @@ def _requesting(
 
         @functools.wraps(function)
         def yielding(*args: Any, **kwargs: Any) -> Iterator[TunedKernel]:
+            __tracebackhide__ = True
             request, own = call(kwargs)
             with contextmanager(function)(*args, **own) as returned:
                 yield tuned(request, returned)
@@ -143,6 +144,7 @@ def _requesting(
 
         @functools.wraps(function)
         def returning(*args: Any, **kwargs: Any) -> TunedKernel:
+            __tracebackhide__ = True
             request, own = call(kwargs)
             return tuned(request, function(*args, **own))
 
@@ -163,27 +165,28 @@ def _tuned(
     from pytest_kerneltune.driver import checked_configs
     from pytest_kerneltune.workload import Workload
 
-    file, name = identity(request, function)
-    try:
-        kernel = as_kernel(returned)
-    except UsageError as error:
-        raise UsageError(f"{file}::{name}: {error}") from None
     run = request.config.pluginmanager.get_plugin(RUN_PLUGIN)
     if run is None:
         pytest.skip("the kerneltune plugin is disabled")
-    device = run.session.device(kernel)
-    workload = Workload(
-        name=name,
-        file=file,
-        kernel=kernel,
-        space=space,
-        configs=checked_configs(space, configs),
-        threshold=threshold,
-        device_name=device.name,
-        device_key=device.hard,
-        modules=tuple(_modules(function)),
-    )
-    return TunedKernel(kernel, run.evaluate(workload))
+    file, name = identity(request, function)
+    try:
+        kernel = as_kernel(returned)
+        device = run.session().device(kernel)
+        workload = Workload(
+            name=name,
+            file=file,
+            kernel=kernel,
+            space=space,
+            configs=checked_configs(space, configs),
+            threshold=threshold,
+            device_name=device.name,
+            device_key=device.hard,
+            modules=tuple(_modules(function)),
+        )
+        return TunedKernel(kernel, run.evaluate(workload))
+    except KernelTuneError as error:
+        # Its text says what is wrong, and none of the user's lines is on the way.
+        raise pytest.fail.Exception(f"{file}::{name}: {error}", pytrace=False) from None
 
 
 def _modules(function: Callable[..., Any]) -> Iterator[Any]:

@@ -72,7 +72,10 @@ def _overridden(request: Any, definition: Any) -> Sequence[Any]:
 def _levels(request: Any, name: str) -> Sequence[Any]:
     """The definitions of a fixture that the test sees, the closest last."""
     item = request._pyfuncitem
-    return item._fixtureinfo.name2fixturedefs.get(name) or request._fixturemanager.getfixturedefs(name, item) or ()
+    node = item if pytest.version_tuple >= (8, 1) else item.nodeid
+    known = item._fixtureinfo.name2fixturedefs
+    levels: Sequence[Any] = known.get(name) or request._fixturemanager.getfixturedefs(name, node) or ()
+    return levels
 
 
 def _source_file(function: Any) -> Path:
@@ -86,7 +89,7 @@ def _parameters(request: Any, chain: Sequence[Any]) -> str:
         return ""
     names = [name for name in dict.fromkeys(d.argname for d in chain) if name in callspec.params]
     labels = [_source(request, n).label(n, callspec.params[n], callspec.indices.get(n, 0)) for n in names]
-    return f"[{'-'.join(labels)}]" if labels else ""
+    return f"[{_printable('-'.join(labels))}]" if labels else ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,11 @@ def _listed(ids: Any) -> Any:
 
 def _is_same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and _text(one) != "" and _text(one) == _text(other))
+
+
+def _printable(text: str) -> str:
+    """``text`` with line breaks and what a terminal would obey escaped, as in test ids."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _label(name: str, value: Any, index: int) -> str:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -56,38 +55,48 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Run:
-    """The hooks of one pytest process; ``session`` and the reports are made when a kernel first needs them."""
+    """The hooks of one pytest process; the session and the reports are made when a kernel first needs them.
+
+    By methods, not properties: pytest 8.0 reads every attribute of a plugin when it looks for fixtures.
+    """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config, self._settings = config, settings
         self._started, self._began = datetime.now(UTC), time.monotonic()
+        self._session: Session | None = None
+        self._live: LiveProgress | None = None
+        self._results: Results | None = None
         self._reported: set[tuple[str, ...]] = set()
         self._asked: dict[pytest.FixtureDef[Any], list[pytest.FixtureDef[Any]]] = {}
         self._ran = False
         self._received: list[dict[str, Any]] = []
 
-    @cached_property
     def session(self) -> Session:
-        from pytest_kerneltune.session import Session
+        """The kernels of this process."""
+        if self._session is None:
+            from pytest_kerneltune.session import Session
 
-        return Session(self._settings, self.live.progress, self.live.say)
+            live = self.live()
+            self._session = Session(self._settings, live.progress, live.say)
+        return self._session
 
     def evaluate(self, workload: Workload) -> Evaluation:
         """What the session finds out about a kernel, shown live."""
         try:
-            return self.session.evaluate(workload)
+            return self.session().evaluate(workload)
         finally:
-            self.live.clear()
+            self.live().clear()
 
-    @cached_property
     def live(self) -> LiveProgress:
-        from pytest_kerneltune.live import LiveProgress
+        """Where progress is shown."""
+        if self._live is None:
+            from pytest_kerneltune.live import LiveProgress
 
-        manager = self._config.pluginmanager
-        return LiveProgress(manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager"))
+            manager = self._config.pluginmanager
+            self._live = LiveProgress(manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager"))
+        return self._live
 
-    @cached_property
-    def results(self) -> Results:
+    def _publish(self) -> Results:
         """What the run found, published: only ever asked for at the end, and not in an xdist worker."""
         from pytest_kerneltune.results import publish
 
@@ -102,12 +111,19 @@ class Run:
         return header_line(self._settings)
 
     def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
-        for item in items:
+        if not hasattr(self._config, "workerinput"):  # xdist would take a usage error there for a crash
+            for item in items:
+                _judging(item)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        try:
             _judging(item)
+        except pytest.UsageError as error:
+            pytest.fail(str(error), pytrace=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        self._ran = not (session.config.option.collectonly or session.config.option.setupplan)
+        self._ran = not (session.config.option.collectonly or session.config.getoption("setupplan", False))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -169,20 +185,21 @@ class Run:
         self._received += json.loads(getattr(report, "kerneltune", "[]"))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if "session" in self.__dict__:
-            self.session.close()
-        if hasattr(self._config, "workerinput") or not (self._settings.gating or self._received):
+        if self._session is not None:
+            self._session.close()
+        if hasattr(self._config, "workerinput") or not (self._ran and (self._settings.gating or self._received)):
             return
-        if self._ran and self.results.failed and session.exitstatus == pytest.ExitCode.OK:
+        self._results = self._publish()
+        if self._results.failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if "results" not in self.__dict__:
+        if self._results is None:
             return
         width, verbosity = terminalreporter._tw.fullwidth, self._config.get_verbosity()
         terminalreporter.ensure_newline()
         terminalreporter.section("kerneltune")
-        for line in self.results.lines(width, verbosity):
+        for line in self._results.lines(width, verbosity):
             terminalreporter.write_line(line.text, **line.markup)
 
 

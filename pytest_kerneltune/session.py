@@ -6,6 +6,7 @@ Each kernel is evaluated once in a process, whoever asks for it; every test that
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 from pytest_kerneltune import judging, verdicts
 from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines
-from pytest_kerneltune.benchmark import Benchmark, Limits, Workers
+from pytest_kerneltune.benchmark import Benchmark, Limits
 from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
 from pytest_kerneltune.driver import Progress
@@ -27,6 +28,7 @@ from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.files import locked
 from pytest_kerneltune.gate import Policy
 from pytest_kerneltune.gpu import DeviceInfo, GpuWatch, cpu_device, cuda_device
+from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
 from pytest_kerneltune.record import Baseline, measured_baseline
 from pytest_kerneltune.settings import Settings
@@ -248,7 +250,12 @@ class _Evaluator:
 
     @property
     def _command(self) -> str:
-        return f"pytest {self._workload.file} --autotune={self._settings.autotune}"
+        """This run for one file, as it would be typed here."""
+        settings = self._settings
+        folder = settings.baseline_dir
+        options = [] if folder is None else [f"--baseline-dir={os.path.relpath(folder)}"]
+        file = os.path.relpath(settings.root / self._workload.file)
+        return shlex.join(["pytest", file, f"--autotune={settings.autotune}", *options])
 
 
 class _NoWatch(AbstractContextManager["_NoWatch"]):

@@ -128,22 +128,38 @@ class ConfigSpace:
         return next(iter(self.sample_new(rng, 1, frozenset())), None)
 
     def sample_new(self, rng: random.Random, count: int, seen: Collection[str]) -> list[Config]:
-        """Up to ``count`` distinct allowed configs whose keys are not in ``seen``.
+        """Up to ``count`` distinct allowed configs whose keys are not in ``seen``; fewer where no more were found.
 
-        Uniform by rejection; where rejection finds too few and the space can be listed, from the list. Fewer than
-        ``count`` are returned where no more are left (or found, in a space too large to list).
+        Uniform: by rejection, from a list where that finds too few and the space can be listed. Where so little is
+        allowed that neither will do, configs around the default, reached by allowed steps.
         """
+        found = {} if self._is_listable and self.size <= _SAMPLE_TRIES else self._rejection(rng, count, seen)
+        if missing := count - len(found):
+            others = self._listed if self._is_listable else self._around_default(rng, missing, seen)
+            left = {key: c for c in others if (key := self.key(c)) not in seen and key not in found}
+            found.update((key, left[key]) for key in rng.sample(list(left), min(missing, len(left))))
+        return list(found.values())
+
+    def _rejection(self, rng: random.Random, count: int, seen: Collection[str]) -> dict[str, Config]:
+        """What uniform draws find; they stop where fewer than one in _TRIES_A_CONFIG is new and allowed."""
         found: dict[str, Config] = {}
-        tries = _SAMPLE_TRIES + _TRIES_A_CONFIG * count
-        for _ in range(0 if self._is_listable and self.size <= tries else tries):
-            if len(found) >= count:
-                return list(found.values())
+        tries = 0
+        while len(found) < count and tries < _SAMPLE_TRIES + _TRIES_A_CONFIG * len(found):
+            tries += 1
             config = {name: p.sample(rng) for name, p in self.parameters.items()}
             key = self.key(config)
             if key not in seen and key not in found and self.is_allowed(config):
                 found[key] = config
-        left = [c for c in self._listed if (k := self.key(c)) not in seen and k not in found]
-        return [*found.values(), *rng.sample(left, min(count - len(found), len(left)))]
+        return found
+
+    def _around_default(self, rng: random.Random, count: int, seen: Collection[str]) -> list[Config]:
+        frontier, reached = [self.default], {self.key(self.default): self.default}
+        while frontier and len(reached) < len(seen) + 10 * count:
+            config = frontier.pop(rng.randrange(len(frontier)))
+            new = {key: n for n in self.neighbours(config, 2) if (key := self.key(n)) not in reached}
+            reached.update(new)
+            frontier += new.values()
+        return list(reached.values())
 
     @cached_property
     def _listed(self) -> list[Config]:

@@ -97,6 +97,10 @@ class Worker:
         """Until the running request's limit."""
         return max(0.0, self._deadline - time.monotonic())
 
+    def holds(self, service: Service) -> bool:
+        """Whether ``service`` is built in a living process."""
+        return service in self._services and self._process is not None and self._process.poll() is None
+
     def submit(self, service: Service, method: str, *args: Any, timeout: float) -> None:
         """Start ``service.method(*args)``; ``timeout`` is in seconds. Raises WorkerError if it can't be sent."""
         assert not self.busy, "a worker serves one request at a time"
@@ -176,7 +180,7 @@ class Worker:
                 env={**os.environ, **self._env},
             )
         self._connection = ours
-        self._finalizer = weakref.finalize(self, _end, self._process, ours)
+        self._finalizer = weakref.finalize(self, _end, self._process, ours, os.getpid())
 
     def _finish(self, message: tuple[Any, ...]) -> Reply:
         log = self._take_log()
@@ -236,7 +240,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
+def _end(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:
+    if os.getpid() != owner:  # a fork of ours, which ends or collects its garbage
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep a process that is being killed

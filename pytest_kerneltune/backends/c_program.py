@@ -72,7 +72,7 @@ class CProgram:
     def mismatch(self, returned: Any) -> str | None:
         for i, buffer in self._buffers.items():
             if (buffer[:_GUARD] != _GUARD_BYTE).any() or (buffer[-_GUARD:] != _GUARD_BYTE).any():
-                return f"wrote outside argument {i}"
+                return f"reaches outside argument {i}"
         inputs = [i for i in self._first if i not in self.outputs]
         self.restores = self.restores or any(_differ(self._copies[i], self._first[i]) for i in inputs)
         wrong = None if self.reference is None else self._difference(returned)
@@ -85,23 +85,24 @@ class CProgram:
         written = self._written() + ([returned] if self.returns else [])
         actual = written[0] if len(written) == 1 else tuple(written)
         if self._check is not None:
-            return None if self._check(actual, self._expected) else "check= returned False"
+            return None if self._check(actual, self._expected) else "is wrong: check= returned False"
         return mismatch(actual, self._expected, *self._tolerance)
 
     def _repeats(self, launch: Callable[[], Any]) -> bool:
-        """Whether outputs come out the same from a launch on what they hold now, and on one of their values all over.
+        """Whether outputs come out the same where they held one value all over, and where they held this result.
 
-        (One of their own, since a kernel in place may take any other for an index or a bound, and crash.)
+        (One of their own values, since a kernel in place may take any other for an index or a bound, and crash; the
+        result is such a value only where the kernel did not read its outputs the first time.)
         """
         first = [array.copy() for array in self._written()]
-        launch()
-        if mismatch(self._written(), first) is not None:
-            return False
         self.reset()
         for array in self._written():
             array[...] = array.flat[0] if array.size else 0
-        launch()
-        return mismatch(self._written(), first) is None
+        for _ in range(2):
+            launch()
+            if mismatch(self._written(), first) is not None:
+                return False
+        return True
 
     def _written(self) -> list[Any]:
         return [self._copies[i] for i in self.outputs]
@@ -136,7 +137,15 @@ def _inside(buffer: Any, array: Any) -> Any:
 
 
 def _differ(array: Any, first: Any) -> bool:
-    return bool(array.tobytes() != first.tobytes())
+    import numpy as np
+
+    return not np.array_equal(_bytes(array), _bytes(first))
+
+
+def _bytes(array: Any) -> Any:
+    import numpy as np
+
+    return array.reshape(-1).view(np.uint8)
 
 
 def bind(library: bytes, function: str, returns: type | None, args: Sequence[Any]) -> Callable[[], Any]:

@@ -99,5 +99,5 @@ class PythonProgram:
             return None
         kernel = self._kernel
         if kernel.check is not None:
-            return None if kernel.check(returned, self._expected) else "check= returned False"
+            return None if kernel.check(returned, self._expected) else "is wrong: check= returned False"
         return mismatch(returned, self._expected, kernel.rtol, kernel.atol)

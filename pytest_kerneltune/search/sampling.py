@@ -15,6 +15,7 @@ from pytest_kerneltune.trial import Batch, Config, Trial
 
 _COUNTS = {Effort.QUICK: 100, Effort.FULL: 1000}
 _BATCH = 25
+_COUNTED = 200_000  # configs before the constraint, each of which the constraint is asked about
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FiniteSearch:
     limit: int = 1000
 
     @classmethod
-    def preset(cls, effort: Effort, context: Context) -> Self:
+    def preset(cls, effort: Effort, context: Context) -> Self:  # noqa: ARG003 - all of them, at any effort
         return cls(context.configs)
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
@@ -38,11 +39,12 @@ class FiniteSearch:
             yield Batch(fresh, stage="FiniteSearch")
 
     def _all(self, space: ConfigSpace) -> list[Config]:
-        found = list(islice(space.enumerate(), self.limit + 1))
-        if len(found) > self.limit:
+        countable = space.size <= _COUNTED and all(p.values() is not None for p in space.parameters.values())
+        found = list(islice(space.enumerate(), self.limit + 1)) if countable else []
+        if not countable or len(found) > self.limit:
             raise UsageError(
-                f"FiniteSearch would measure more than {self.limit} configs: "
-                "name the ones to measure with configs=, or use another search"
+                f"FiniteSearch measures at most {self.limit} configs, and this space has more, or too many to count: "
+                "name the configs to measure with configs=, or use another search"
             )
         return found
 
@@ -60,7 +62,7 @@ class RandomSearch:
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
         seen = {space.key(t.config) for t in prior}
-        first = {space.key(c): c for c in (space.default, *self.configs)}
+        first = {space.key(c): c for c in (space.default, *map(space.canonical, self.configs))}
         batch = [c for key, c in first.items() if key not in seen][: self.count]
         left = self.count - len(batch)
         while True:

@@ -78,7 +78,8 @@ class Forest:
     def _descend(self, rows: Rows, nodes: Nodes) -> Nodes:
         each = np.arange(len(rows))[:, None]
         for _ in range(self.depth):
-            nodes = np.where(rows[each, self.column[nodes]] <= self.threshold[nodes], self.left[nodes], self.right[nodes])
+            low = rows[each, self.column[nodes]] <= self.threshold[nodes]
+            nodes = np.where(low, self.left[nodes], self.right[nodes])
         return nodes
 
 
