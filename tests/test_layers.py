@@ -20,17 +20,17 @@ HOUSE = [
     ["statistics", "timing", "record", "gate"],
     ["search"],
     ["files", "nvidia", "gpu", "worker", "introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
-    ["workload", "station", "benchmark", "cache", "baseline"],
+    ["workload", "station", "launcher", "benchmark", "cache", "baseline"],
     ["options", "settings", "outcome", "driver", "judging", "choosing", "verdicts", "session"],
     ["report", "results", "live"],
-    ["api", "testing", "identity", "fixture", "plugin"],
+    ["api", "contract_backend", "testing", "identity", "fixture", "plugin"],
 ]
 LAYERS = [name for storey in HOUSE for name in storey]
 
 STRANGERS = {"files", "gpu", "worker", "backends", "llm"}
 """Doors to the outside world, each of which must be usable without the others."""
 
-PYTEST_USERS = {"plugin", "fixture", "identity", "testing"}
+PYTEST_USERS = {"plugin", "fixture", "identity", "testing", "contract_backend"}
 LAZY = ("torch", "triton", "sklearn", "scipy", "numpy", "httpx", "filelock", "cloudpickle")
 
 
