@@ -156,8 +156,8 @@ class _Run:
                 rank = (opinion, self._rng.random(), config)
                 if i not in ranked or rank[:2] > ranked[i][:2]:
                     ranked[i] = rank
-            for i, (_, _, config) in ranked.items():
-                drafts[i] = dict(config)
+            for i, (_, _, chosen) in ranked.items():
+                drafts[i] = dict(chosen)
         return list(drafts)
 
     def _plan(self, columns: Iterable[int]) -> list[str]:
