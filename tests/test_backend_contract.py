@@ -86,7 +86,7 @@ class TestPythonKernel(BackendContract):
 if triton is not None:
 
     @triton.jit  # type: ignore[untyped-decorator]
-    def twice(x_ptr: Any, y_ptr: Any, n: Any, BLOCK: tl.constexpr, BIAS: tl.constexpr) -> None:  # noqa: N803
+    def twice(x_ptr, y_ptr, n, BLOCK: tl.constexpr, BIAS: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803
         at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, at < n) + BIAS, at < n)
 

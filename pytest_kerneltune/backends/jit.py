@@ -286,14 +286,14 @@ def _reduced_by_value(function: Any) -> tuple[Any, ...]:
     raw: FunctionType = function.fn
     lines, start = _source(function)
     options = {k: v for k, attribute in _OPTIONS.items() if (v := getattr(function, attribute, None)) is not None}
-    # Triton reads annotations inside the body, too, whose names Python's bytecode does not mention.
+    # Triton reads annotations, too, whose names Python's bytecode does not mention.
     read = {name: raw.__globals__[name] for name in _annotation_names(lines) if name in raw.__globals__}
     return _rebuilt, (type(function), raw, lines, start, options), read, None, None, _provide
 
 
 def _annotation_names(lines: Sequence[str]) -> list[str]:
     nodes = ast.walk(ast.parse(textwrap.dedent("".join(lines))))
-    annotations = [node.annotation for node in nodes if isinstance(node, ast.AnnAssign)]
+    annotations = [node.annotation for node in nodes if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation]
     return sorted({node.id for part in annotations for node in ast.walk(part) if isinstance(node, ast.Name)})
 
 
