@@ -14,7 +14,7 @@ from pytest_kerneltune.errors import SpaceError
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.trial import Config
 
-_SAMPLE_TRIES = 2000
+_SAMPLE_TRIES = 1000
 _TRIES_A_CONFIG = 100
 _ENUMERABLE = 200_000
 

@@ -205,7 +205,7 @@ class SearchContract:
     UsageError before its first batch.
     """
 
-    budget = 25
+    budget = 18
 
     @pytest.fixture
     def search(self) -> Search:
@@ -254,7 +254,7 @@ class SearchContract:
         assert sum(t.ok for t in trials) <= 1
 
     def test_goes_on_from_prior_trials(self, search: Search, space: ConfigSpace) -> None:
-        prior = self.run(search, space, budget=12)
+        prior = self.run(search, space, budget=9)
         before = copy.deepcopy(prior)
         self.run(search, space, prior=prior)
         assert prior == before, "the search changed its prior trials"

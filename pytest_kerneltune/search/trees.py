@@ -1,4 +1,4 @@
-"""Configs as rows of numbers, and a random forest over them as flat arrays.
+"""A random forest as flat arrays.
 
 scikit-learn grows the trees. Asking them goes through arrays taken out of them once a fit: a search asks about a few
 hundred rows some ten times between two fits, where scikit-learn's own checks would cost more than the answers.
@@ -13,33 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.trial import Config
+from pytest_kerneltune.search.features import Rows
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-Rows: TypeAlias = npt.NDArray[np.float32]
-"""One config a row; the type scikit-learn grows trees on, so that no threshold is rounded past a value."""
 Nodes: TypeAlias = npt.NDArray[np.intp]
 
-
-class Encoder:
-    """Configs of a space as rows; ``owners`` holds the parameter that each column belongs to."""
-
-    def __init__(self, space: ConfigSpace) -> None:
-        self._parameters = space.parameters
-        self.owners = [name for name, p in space.parameters.items() for _ in range(p.width)]
-        self._known: dict[str, dict[str, list[float]]] = {name: {} for name in space.parameters}
-
-    def rows(self, configs: Sequence[Config]) -> Rows:
-        flat = [x for config in configs for name, value in config.items() for x in self._encode(name, value)]
-        return np.array(flat, dtype=np.float32).reshape(len(configs), len(self.owners))
-
-    def _encode(self, name: str, value: Any) -> list[float]:
-        token = repr(value)
-        known = self._known[name]
-        if token not in known:
-            known[token] = self._parameters[name].encode(value)
-        return known[token]
+_SEEDS = 2**31 - 1
+_COLUMNS_TRIED = 0.5  # of all, at each split: spaces have few columns, whose square root finds too few good splits
 
 
 @dataclass(frozen=True)
@@ -83,16 +63,25 @@ class Forest:
         return nodes
 
 
-def grow_forest(rows: Rows, labels: npt.NDArray[np.bool_], weights: Floats, trees: int, seed: int) -> Forest:
-    """A random forest that tells the rows labelled True from the others; there must be rows of both kinds."""
-    from sklearn.ensemble import RandomForestClassifier
+def grow_trees(rows: Rows, labels: npt.NDArray[np.bool_], weights: Floats, count: int, seed: int) -> list[Any]:
+    """scikit-learn's trees of a random forest (Breiman, 2001) that tells the rows labelled True from the others.
 
-    model = RandomForestClassifier(trees, criterion="log_loss", n_jobs=1, random_state=seed)
-    model.fit(rows, labels, sample_weight=weights)
-    return _flattened([estimator.tree_ for estimator in model.estimators_])
+    There must be rows of both kinds. The bags are drawn here: scikit-learn's forest spends more time on setting up its
+    trees than they take to grow.
+    """
+    from sklearn.tree import DecisionTreeClassifier
+
+    draw = np.random.RandomState(seed)
+    trees = []
+    for _ in range(count):
+        bag = np.bincount(draw.randint(0, len(rows), len(rows)), minlength=len(rows))
+        tree = DecisionTreeClassifier(max_features=_COLUMNS_TRIED, random_state=draw.randint(0, _SEEDS))
+        trees.append(tree.fit(rows, labels, sample_weight=weights * bag, check_input=False).tree_)
+    return trees
 
 
-def _flattened(trees: Sequence[Any]) -> Forest:
+def flatten(trees: Sequence[Any]) -> Forest:
+    """One forest of trees of scikit-learn's; there must be one at least."""
     ends = np.cumsum([tree.node_count for tree in trees])
     roots = ends - [tree.node_count for tree in trees]
     leaf = np.concatenate([tree.children_left < 0 for tree in trees])
