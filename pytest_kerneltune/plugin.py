@@ -123,7 +123,8 @@ class Run:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        self._ran = not (session.config.option.collectonly or session.config.getoption("setupplan", False))
+        option = session.config.getoption
+        self._ran = not any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -155,7 +156,7 @@ class Run:
             item.user_properties += [p for p in _properties(outcome) if p not in item.user_properties]
         report = yield
         if call.excinfo is not None and isinstance(call.excinfo.value, GateFailure):
-            report.longrepr = _message(call.excinfo)
+            report.longrepr = _message(item, call.excinfo)
         if news := [outcome.to_json() for outcome in outcomes if self._is_news(outcome)]:
             # xdist sends an attribute to the controller with the report, before the worker could die. As text, since
             # it can send exact built-in types only.
@@ -225,11 +226,13 @@ def _fail(item: pytest.Item, kernels: Sequence[TunedKernel]) -> None:
         raise failures[0] if len(failures) == 1 else GateFailure("\n\n".join(map(str, failures)))
 
 
-def _message(failure: pytest.ExceptionInfo[BaseException]) -> Any:
-    """What the user reads of a gate's failure: its text, no traceback, and in one-line summaries no class name."""
+def _message(item: pytest.Item, failure: pytest.ExceptionInfo[BaseException]) -> Any:
+    """What the user reads of a gate's failure: its text without a traceback, its first line for one-line summaries."""
     shown = failure.getrepr(style="value")
-    if (place := getattr(shown, "reprcrash", None)) is not None:
-        place.message = str(failure.value).partition("\n")[0]
+    if (crash := getattr(shown, "reprcrash", None)) is not None:
+        path, line, _ = item.reportinfo()
+        crash.path, crash.lineno = str(path), (line or 0) + 1
+        crash.message = str(failure.value).partition("\n")[0]
     return shown
 
 

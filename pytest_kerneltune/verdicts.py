@@ -14,6 +14,16 @@ from pytest_kerneltune.statistics import Interval
 from pytest_kerneltune.trial import Config, Status, Trial
 
 CHECKED, WRONG, FAILED = "checked", "wrong", "failed"
+REMEDIES: Mapping[str, str] = {
+    "regressed": "if this is wanted, accept it with: {command} --update-baselines=regressed",
+    "invalid": "measure again while nothing else runs on the device: {command}",
+    "noisy": "measure again, or allow the kernel more with @tunable(threshold=...): {command}",
+    "incomparable": "record a new baseline: {command} --update-baselines=new",
+    "new": "record a baseline: {command} --update-baselines=new",
+    "improved": "make the gain the new baseline: {command} --update-baselines=improved",
+}
+"""What to do about a verdict, by its kind; ``command`` is the command of this run."""
+
 NO_SEARCH = SearchSummary("none")
 _SHOWN_FAILURES = 5
 
@@ -40,9 +50,8 @@ def judged(
         accept = f"{subject.command} --update-baselines=regressed"
         details = regression_message(verdict, baseline, subject.latency_ms, subject.config, subject.name, accept)
     elif fails:
-        details = (
-            f"{subject.name} {kind.value}: {verdict.reason}\n  record a baseline: {subject.command} {_UPDATE[kind]}"
-        )
+        remedy = REMEDIES[kind.value].format(command=subject.command)
+        details = f"{subject.name} {kind.value}: {verdict.reason}\n  {remedy}"
     return VerdictSummary(
         kind=kind.value,
         summary=verdict.reason,
@@ -93,12 +102,6 @@ _ERRORS: Mapping[str, type[GateFailure]] = {
     VerdictKind.NEW.value: MissingBaseline,
     WRONG: WrongOutput,
     FAILED: NothingMeasured,
-}
-_UPDATE = {
-    VerdictKind.NEW: "--update-baselines=new",
-    VerdictKind.INCOMPARABLE: "--update-baselines=new",
-    VerdictKind.NOISY: "--update-baselines",
-    VerdictKind.INVALID: "(again, on an idle device)",
 }
 
 

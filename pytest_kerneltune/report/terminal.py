@@ -9,6 +9,7 @@ from pytest_kerneltune.outcome import Outcome
 from pytest_kerneltune.report import format as form
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget
+from pytest_kerneltune.verdicts import REMEDIES
 
 _RED, _YELLOW, _GREEN, _BOLD = {"red": True}, {"yellow": True}, {"green": True}, {"bold": True}
 _MARKUP: Mapping[str, Mapping[str, bool]] = {
@@ -24,15 +25,6 @@ _MARKUP: Mapping[str, Mapping[str, bool]] = {
 
 _EXPLAINED = ("wrong", "failed", "invalid", "noisy", "incomparable", "new")
 """Kinds of verdict whose reason is listed kernel by kernel; that of a regression is the test's failure."""
-
-_REMEDIES = {
-    "regressed": "if this is wanted, accept it with: {command} --update-baselines=regressed",
-    "invalid": "measure again while nothing else runs on the device: {command}",
-    "noisy": "measure again, or allow the kernel more with @tunable(threshold=...): {command}",
-    "incomparable": "record a new baseline: {command} --update-baselines=new",
-    "new": "record a baseline: {command} --update-baselines=new",
-    "improved": "make the gain the new baseline: {command} --update-baselines=improved",
-}
 
 _MOST_EXPLAINED = 10
 
@@ -176,8 +168,8 @@ def _actions(ordered: Sequence[Outcome], names: Mapping[str, str], command: str)
         concerned = [o for o in ordered if o.verdict.kind == kind]
         if concerned and kind in _EXPLAINED:
             lines += _reasons(concerned, names)
-        if concerned and kind in _REMEDIES:
-            lines.append(Line(f"{kind}: {_REMEDIES[kind].format(command=command)}", _BOLD))
+        if concerned and kind in REMEDIES:
+            lines.append(Line(f"{kind}: {REMEDIES[kind].format(command=command)}", _BOLD))
     return lines
 
 

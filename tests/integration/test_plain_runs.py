@@ -79,6 +79,13 @@ def test_options_that_run_no_test_touch_nothing(suite: Suite, option: str) -> No
     assert set(suite.root.rglob("*")) == before
 
 
+def test_setting_up_only_is_no_gate(suite: Suite) -> None:
+    suite.write("test_it.py", KERNELS)
+    run = suite.run("--autotune=none", "--setup-only", report=False)
+    assert run.ret == 0
+    assert "measured" not in run.out
+
+
 def test_collecting_imports_nothing_heavy(suite: Suite) -> None:
     suite.write("test_it.py", KERNELS)
     suite.write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -155,6 +156,13 @@ def test_kernel(kernel): log("block", kernel.config["block"])
     assert suite.lines("block") == ["4", "4", "1"]
 
 
+def place(suite: Suite) -> Path:
+    """Where the baseline of the first kernel belongs, with its directory."""
+    file = suite.root / str(suite.run().report["kernels"][0]["baseline_file"])
+    file.parent.mkdir(parents=True)
+    return file
+
+
 CONFLICT = "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> topic\n"
 
 
@@ -174,8 +182,7 @@ def test_a_damaged_file_is_named_and_left_alone(
     suite: Suite, content: str, said: str, options: tuple[str, ...]
 ) -> None:
     suite.write("test_it.py", module({"kernel": 1}))
-    suite.run(NONE, "--update-baselines")
-    file = suite.baseline_files[0]
+    file = place(suite)
     file.write_text(content)
     run = suite.run(*options)
     assert run.ret == 1
@@ -190,19 +197,14 @@ def test_a_damaged_file_is_named_and_left_alone(
 def test_a_damaged_file_fails_only_its_own_tests(suite: Suite) -> None:
     suite.write("a/test_one.py", module({"kernel": 1}))
     suite.write("b/test_two.py", module({"kernel": 1}))
-    suite.run(NONE, "--update-baselines")
-    suite.baseline_files[0].write_text("garbage")
+    place(suite).write_text("garbage")
     assert suite.run().outcomes == {"error": 1, "passed": 1}
 
 
 def test_a_file_that_cannot_be_written_fails_the_run(suite: Suite) -> None:
     suite.write("test_it.py", module({"kernel": 1}))
-    suite.run(NONE, "--update-baselines")
-    file = suite.baseline_files[0]
-    file.unlink()
-    lock = file.with_name(file.name + ".lock")
-    lock.unlink()
-    lock.mkdir()
+    file = place(suite)
+    file.with_name(file.name + ".lock").mkdir()
     run = suite.run(NONE, "--update-baselines")
     assert run.outcomes == {"passed": 1}
     assert run.ret == 1

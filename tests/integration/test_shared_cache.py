@@ -209,7 +209,7 @@ def test_kernel(kernel): pass
 '''
 
 
-@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_ends_early_leaves_no_process_behind(suite: Suite, name: signal.Signals) -> None:
     suite.write("test_it.py", HANGING)
     process = start(suite, FINITE)

@@ -70,11 +70,25 @@ def test_a_regression_fails_the_test_itself_and_says_everything(suite: Suite) ->
     failure = case.find("failure")
     assert failure is not None
     assert failure.attrib["message"].startswith("kernel REGRESSED")
+    assert "\n" not in failure.attrib["message"]
     assert "--update-baselines=regressed" in str(failure.text)
     found = {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")}
     assert found["kerneltune.kernel.verdict"] == "regressed"
     assert float(found["kerneltune.kernel.latency_ms"]) == pytest.approx(0.15, rel=0.5)
     assert float(found["kerneltune.kernel.change_pct"]) > 100
+
+
+@pytest.mark.parametrize("style", ["line", "short", "native", "no"])
+def test_every_style_of_traceback_points_at_the_test(suite: Suite, style: str) -> None:
+    path = suite.write("test_it.py", WRONG)
+    out = suite.run(f"--tb={style}").out
+    assert "FAILED test_it.py::test_kernel - kernel is WRONG: its output differs" in out
+    assert "plugin.py" not in out
+    if style != "line":  # which is the whole text in some versions of pytest
+        assert ("block=1: wrong output" in out) == (style != "no")
+    if style == "line":
+        line = path.read_text().splitlines().index("def test_kernel(kernel):") + 1
+        assert f"{path}:{line}: kernel is WRONG" in out
 
 
 def test_an_improvement_passes_and_says_how_to_keep_it(suite: Suite) -> None:
