@@ -68,18 +68,24 @@ class Measured:
 
 
 def measure(
-    bench: Benchmark, winner: Config, baseline: Baseline | None, contract: Contract, policy: Policy
+    bench: Benchmark,
+    winner: Config,
+    baseline: Baseline | None,
+    contract: Contract,
+    policy: Policy,
+    is_known: bool = True,
 ) -> Measured:
     """Measure ``winner`` beside the baseline's config and the yardsticks, as long as it takes to decide.
 
-    Raises KernelError where ``winner`` can't be measured.
+    ``is_known`` says whether the space still holds the baseline's config: one that the user took out of it (it may be
+    wrong, or hang) is not run. Raises KernelError where ``winner`` can't be measured.
     """
-    first = _measured(bench, winner, baseline, contract, policy)
+    first = _measured(bench, winner, baseline, contract, policy, is_known)
     verdict = first.verdict(baseline, contract, policy)
     if verdict.kind not in (VerdictKind.REGRESSED, VerdictKind.INVALID):
         return first
     bench.restart()
-    second = _measured(bench, winner, baseline, contract, policy)
+    second = _measured(bench, winner, baseline, contract, policy, is_known)
     again = second.verdict(baseline, contract, policy)
     if verdict.kind is VerdictKind.INVALID or again.kind in (VerdictKind.REGRESSED, VerdictKind.INVALID):
         return second
@@ -87,11 +93,17 @@ def measure(
 
 
 def _measured(
-    bench: Benchmark, winner: Config, baseline: Baseline | None, contract: Contract, policy: Policy
+    bench: Benchmark,
+    winner: Config,
+    baseline: Baseline | None,
+    contract: Contract,
+    policy: Policy,
+    is_known: bool,
 ) -> Measured:
     arms = {"winner": winner}
     comparable = baseline is not None and dict(baseline.contract) == dict(contract.facts)
-    if baseline is not None and comparable and baseline.config != winner and bench.check(baseline.config).ok:
+    wanted = baseline is not None and comparable and is_known and baseline.config != winner
+    if baseline is not None and wanted and bench.check(baseline.config).ok:
         arms["baseline"] = baseline.config
     blocks: dict[str, list[float]] = {}
     disturbed: list[str] = []

@@ -162,7 +162,8 @@ class _Evaluator:
             return self._evaluation(bench, replace(choice, config=None), verdicts.unusable(name, [trial]))
         contract = self._contract(method)
         policy = Policy(threshold=self._threshold)
-        measured = judging.measure(bench, choice.config, self._baseline, contract, policy)
+        known = self._baseline is not None and self._workload.space.contains(self._baseline.config)
+        measured = judging.measure(bench, choice.config, self._baseline, contract, policy, known)
 
         def verdict_at(threshold: float | None, missing: str | None) -> VerdictSummary:
             chosen = policy if threshold is None else Policy(threshold=threshold)

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("xdist")
-
 # Imported before the inner runs, which forget what they import: numpy cannot be loaded twice, and httpx keeps a table
 # of the exceptions of the httpcore that it first saw.
 for _module in (

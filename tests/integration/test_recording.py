@@ -156,6 +156,33 @@ def test_kernel(kernel): log("block", kernel.config["block"])
     assert suite.lines("block") == ["4", "4", "1"]
 
 
+def test_a_config_that_the_space_lost_is_not_run_any_more(suite: Suite) -> None:
+    suite.write(
+        "test_it.py",
+        """
+@tunable(space=BLOCKS, where=lambda c: c["block"] <= 4)
+def kernel():
+    def run(block):
+        log("ran", block)
+        spin(MS * (5 - block) ** 2)
+    return run
+
+def test_kernel(kernel): pass
+""",
+    )
+    suite.run("--autotune=FiniteSearch", "--update-baselines")
+    assert suite.rows()["kernel"]["config"] == {"block": 4}
+    (suite.root / "ran").unlink()
+    suite.edit("test_it.py", "<= 4", "<= 2")
+    run = suite.run("--autotune=FiniteSearch")
+    assert run.outcomes == {"failed": 1}
+    assert run.kernels["kernel"]["config"] == {"block": 2}
+    assert run.kernels["kernel"]["verdict"]["blame"] == "config gone"
+    assert "config gone: the baseline's config no longer runs, and the best one found is slower" in run.out
+    assert "  config    block=4 -> 2" in run.out
+    assert "4" not in suite.lines("ran")
+
+
 def place(suite: Suite) -> Path:
     """Where the baseline of the first kernel belongs, with its directory."""
     file = suite.root / str(suite.run().report["kernels"][0]["baseline_file"])
