@@ -14,8 +14,7 @@ from pytest_kerneltune.errors import SpaceError
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.trial import Config
 
-_SAMPLE_TRIES = 1000
-_TRIES_A_CONFIG = 100
+_SAMPLE_TRIES = 5000
 _ENUMERABLE = 200_000
 
 
@@ -141,16 +140,24 @@ class ConfigSpace:
         return list(found.values())
 
     def _rejection(self, rng: random.Random, count: int, seen: Collection[str]) -> dict[str, Config]:
-        """What uniform draws find; they stop where fewer than one in _TRIES_A_CONFIG is new and allowed."""
         found: dict[str, Config] = {}
-        tries = 0
-        while len(found) < count and tries < _SAMPLE_TRIES + _TRIES_A_CONFIG * len(found):
-            tries += 1
-            config = {name: p.sample(rng) for name, p in self.parameters.items()}
+        for _ in range(_SAMPLE_TRIES if self._is_drawable else 0):
+            if len(found) >= count:
+                break
+            config = self._draw(rng)
             key = self.key(config)
             if key not in seen and key not in found and self.is_allowed(config):
                 found[key] = config
         return found
+
+    def _draw(self, rng: random.Random) -> Config:
+        return {name: p.sample(rng) for name, p in self.parameters.items()}
+
+    @cached_property
+    def _is_drawable(self) -> bool:
+        """Whether uniform draws meet the constraint at all; asked once, as every vain attempt costs as much."""
+        rng = random.Random(0)
+        return any(self.is_allowed(self._draw(rng)) for _ in range(_SAMPLE_TRIES))
 
     def _around_default(self, rng: random.Random, count: int, seen: Collection[str]) -> list[Config]:
         frontier, reached = [self.default], {self.key(self.default): self.default}

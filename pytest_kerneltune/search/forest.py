@@ -44,8 +44,9 @@ from pytest_kerneltune.trial import Batch, Config, Trial
 
 STAGE = "LFBOTreeSearch"
 
-_GENERATIONS = {Effort.QUICK: 20, Effort.FULL: 200}
+_GENERATIONS = {Effort.QUICK: 20, Effort.FULL: 100}
 _RANDOM_CANDIDATES = 100
+_REFIT_GROWTH = 40  # a forest is worth refitting after a fortieth more trials: keeps thinking linear in trials
 _SHORTEST_MS = 1e-9
 _TIE = 1e-9
 
@@ -55,11 +56,12 @@ class LFBOTreeSearch:
     """The default and ``configs``, random configs up to ``initial_population``, then ``max_generations`` generations.
 
     In each, ``num_neighbors`` configs are made by edits within ``radius`` steps of the best ``copies`` configs, half of
-    them on the advice of trees; with their single steps and random configs they are the candidates, of which
-    ``frac_selected`` times ``num_neighbors`` are measured: those most probably good, less ``similarity_penalty`` times
-    the share of trees in which they share a leaf with the generation's earlier picks. The ``num_trees`` trees are
-    divided among thresholds at ``quantiles`` of the latencies. After each ``patience`` generations without progress
-    the candidates are random configs only. Prior trials count as part of the initial population.
+    them on the advice of trees. With their single steps and random configs they are the candidates, of which
+    ``frac_selected`` times ``num_neighbors`` are measured, more after several hundred trials: those most probably
+    good, less ``similarity_penalty`` times the share of trees in which they share a leaf with the generation's earlier
+    picks. The ``num_trees`` trees are divided among thresholds at ``quantiles`` of the latencies. After each
+    ``patience`` generations without progress the candidates are random configs only. Prior trials count as part of the
+    initial population.
 
     Raises UsageError where a count is less than 1 or a fraction not within (0, 1].
     """
@@ -115,9 +117,14 @@ class _Run:
         self._seen: set[str] = set()
         self._random: dict[str, Config] = {}
         self._drawn = self._idle = 0
-        self._count = max(1, round(options.frac_selected * options.num_neighbors))
         self.best_ms = math.inf
         self.learn(prior)
+
+    @property
+    def _count(self) -> int:
+        """Configs in the next generation."""
+        selected = round(self._options.frac_selected * self._options.num_neighbors)
+        return max(1, selected, len(self._trials) // _REFIT_GROWTH)
 
     def learn(self, trials: Iterable[Trial]) -> None:
         """Take in a batch, or the prior trials."""
@@ -193,7 +200,8 @@ class _Run:
         scores = forest.good[leaves].mean(axis=1) + [_TIE * self._rng.random() for _ in candidates]
         likeness = np.zeros(len(candidates))
         picked: list[int] = []
-        while len(picked) < min(self._count, len(candidates)):
+        count = min(self._count, len(candidates))
+        while len(picked) < count:
             worth = scores - self._options.similarity_penalty * likeness / max(1, len(picked))
             worth[picked] = -np.inf
             picked.append(int(worth.argmax()))
