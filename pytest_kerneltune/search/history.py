@@ -1,0 +1,44 @@
+"""What a search has measured so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Config, Trial
+
+
+class History:
+    """Trials in the order in which they were made, prior ones first; only measured configs count as known."""
+
+    def __init__(self, space: ConfigSpace, prior: Sequence[Trial] = ()) -> None:
+        self._space = space
+        self.trials: list[Trial] = []
+        self.keys: set[str] = set()
+        """The keys of all measured configs."""
+        self.best_ms = math.inf
+        """The least latency so far; inf while nothing worked."""
+        self.learn(prior)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def learn(self, trials: Iterable[Trial]) -> None:
+        for trial in trials:
+            self.trials.append(trial)
+            self.keys.add(self._space.key(trial.config))
+            self.best_ms = min(self.best_ms, trial.latency_ms)
+
+    def best(self, count: int) -> list[Trial]:
+        """The fastest ``count`` trials that worked, fastest first."""
+        return sorted((t for t in self.trials if t.ok), key=lambda t: t.latency_ms)[:count]
+
+    def unmeasured(self, configs: Iterable[Config]) -> list[Config]:
+        """Those of ``configs`` that were not measured, each once, in their order."""
+        new: dict[str, Config] = {}
+        for config in configs:
+            key = self._space.key(config)
+            if key not in self.keys:
+                new.setdefault(key, config)
+        return list(new.values())
