@@ -5,11 +5,12 @@ differential evolution. Searches use nothing else, so a new kind needs no change
 
 The neighbourhood and combination rules follow algorithms used by Helion's autotuner (pytorch/helion), which in turn
 adapt pattern search (Hooke & Jeeves, 1961) and differential evolution (Storn & Price, 1997) to discrete values.
+
+Each kind takes ``when=``, which says where it matters (``condition.py``); a third party's kind may go without.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, permutations, product
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from pytest_kerneltune.condition import Condition, When, as_condition, token
 from pytest_kerneltune.errors import SpaceError
 
 _LISTED = 5040  # values of a composite kind that are still few enough to list
@@ -27,7 +29,7 @@ _P = TypeVar("_P", "Choice", "Boolean", "Integer", "PowerOfTwo", "Permutation", 
 
 @runtime_checkable
 class Parameter(Protocol):
-    """One dimension of a search space."""
+    """One dimension of a search space; where it has an attribute ``when``, that is its condition."""
 
     @property
     def default(self) -> Any: ...
@@ -67,6 +69,7 @@ class Choice:
 
     options: tuple[Any, ...]
     default: Any
+    when: Condition = ()
 
     @property
     def size(self) -> int:
@@ -83,18 +86,18 @@ class Choice:
         return rng.choice(self.options)
 
     def neighbours(self, value: Any, radius: int = 1) -> list[Any]:
-        return [o for o in self.options if _token(o) != _token(value)]
+        return [o for o in self.options if token(o) != token(value)]
 
     def encode(self, value: Any) -> list[float]:
-        return [float(_token(o) == _token(value)) for o in self.options]
+        return [float(token(o) == token(value)) for o in self.options]
 
     def combine(self, base: Any, left: Any, right: Any, rng: random.Random) -> Any:
-        others = [v for v in (left, right) if _token(v) != _token(base)]
-        return base if _token(left) == _token(right) or not others else rng.choice(others)
+        others = [v for v in (left, right) if token(v) != token(base)]
+        return base if token(left) == token(right) or not others else rng.choice(others)
 
     def canonical(self, value: Any) -> Any:
         for option in self.options:
-            if _token(option) == _token(value):
+            if token(option) == token(value):
                 return option
         raise SpaceError(f"{value!r} is not one of {self.describe()}")
 
@@ -107,6 +110,7 @@ class Boolean:
     """True or False."""
 
     default: bool = False
+    when: Condition = ()
     size = 2
     width = 1
 
@@ -141,6 +145,7 @@ class Integer:
     low: int
     high: int
     default: int
+    when: Condition = ()
 
     @property
     def size(self) -> int:
@@ -180,6 +185,7 @@ class PowerOfTwo:
     low: int
     high: int
     default: int
+    when: Condition = ()
 
     @property
     def size(self) -> int:
@@ -221,6 +227,7 @@ class Permutation:
 
     length: int
     default: tuple[int, ...]
+    when: Condition = ()
 
     @property
     def size(self) -> int:
@@ -268,6 +275,7 @@ class ListOf:
     inner: Parameter
     length: int
     default: tuple[Any, ...]
+    when: Condition = ()
 
     @property
     def size(self) -> int:
@@ -289,10 +297,10 @@ class ListOf:
         for i, item in enumerate(value):
             for other in self.inner.neighbours(item, radius):
                 single = (*value[:i], other, *value[i + 1 :])
-                found[_token(single)] = single
+                found[token(single)] = single
                 uniform = (other,) * self.length
-                found[_token(uniform)] = uniform
-        found.pop(_token(tuple(value)), None)
+                found[token(uniform)] = uniform
+        found.pop(token(tuple(value)), None)
         return list(found.values())
 
     def encode(self, value: Sequence[Any]) -> list[float]:
@@ -312,49 +320,51 @@ class ListOf:
         return f"list of {self.length}, each a {self.inner.describe()}"
 
 
-def choice(*values: Any, default: Any = _UNSET) -> Choice:
+def choice(*values: Any, default: Any = _UNSET, when: When | None = None) -> Choice:
     """One of ``values`` (JSON scalars or tuples of them); the default is the first."""
     if not values:
         raise SpaceError("choice() needs at least one value")
-    tokens = [_token(v) for v in values]
+    tokens = [token(v) for v in values]
     if len(set(tokens)) != len(tokens):
         raise SpaceError(f"choice{values!r} lists a value twice")
-    return _checked(Choice(values, values[0]), default)
+    return _checked(Choice(values, values[0], as_condition(when)), default)
 
 
-def boolean(*, default: bool = False) -> Boolean:
+def boolean(*, default: bool = False, when: When | None = None) -> Boolean:
     """True or False."""
-    return _checked(Boolean(), default)
+    return _checked(Boolean(when=as_condition(when)), default)
 
 
-def integer(low: int, high: int, *, default: int = _UNSET) -> Integer:
+def integer(low: int, high: int, *, default: int = _UNSET, when: When | None = None) -> Integer:
     """An integer from ``low`` to ``high``, both included; the default is ``low``."""
     if not (_is_int(low) and _is_int(high)) or low > high:
         raise SpaceError(f"integer({low!r}, {high!r}) needs two integers, low <= high")
-    return _checked(Integer(low, high, low), default)
+    return _checked(Integer(low, high, low, as_condition(when)), default)
 
 
-def power_of_two(low: int, high: int, *, default: int = _UNSET) -> PowerOfTwo:
+def power_of_two(low: int, high: int, *, default: int = _UNSET, when: When | None = None) -> PowerOfTwo:
     """A power of two from ``low`` to ``high``, both included; the default is ``low``."""
     if not (_is_int(low) and _is_int(high)) or not 0 < low <= high or low & (low - 1) or high & (high - 1):
         raise SpaceError(f"power_of_two({low!r}, {high!r}) needs two powers of two, low <= high")
-    return _checked(PowerOfTwo(low, high, low), default)
+    return _checked(PowerOfTwo(low, high, low, as_condition(when)), default)
 
 
-def permutation(n: int, *, default: Sequence[int] = _UNSET) -> Permutation:
+def permutation(n: int, *, default: Sequence[int] = _UNSET, when: When | None = None) -> Permutation:
     """An order of 0 .. n-1; the default is the ascending one."""
     if not _is_int(n) or n < 1:
         raise SpaceError(f"permutation({n!r}) needs a positive integer")
-    return _checked(Permutation(n, tuple(range(n))), default)
+    return _checked(Permutation(n, tuple(range(n)), as_condition(when)), default)
 
 
-def list_of(kind: Parameter, n: int, *, default: Sequence[Any] = _UNSET) -> ListOf:
+def list_of(kind: Parameter, n: int, *, default: Sequence[Any] = _UNSET, when: When | None = None) -> ListOf:
     """``n`` values of ``kind``; the default repeats the kind's own."""
     if not isinstance(kind, Parameter):
         raise SpaceError(f"list_of() needs a parameter such as integer(0, 4), not {kind!r}")
+    if getattr(kind, "when", None):
+        raise SpaceError("list_of(): its elements have no when= of their own; give it to list_of()")
     if not _is_int(n) or n < 1:
         raise SpaceError(f"list_of(..., {n!r}) needs a positive length")
-    return _checked(ListOf(kind, n, (kind.default,) * n), default)
+    return _checked(ListOf(kind, n, (kind.default,) * n, as_condition(when)), default)
 
 
 def _checked(parameter: _P, default: Any) -> _P:
@@ -364,16 +374,6 @@ def _checked(parameter: _P, default: Any) -> _P:
         return replace(parameter, default=parameter.canonical(default))
     except SpaceError as error:
         raise SpaceError(f"default: {error}") from None
-
-
-def _token(value: Any) -> str:
-    """Equality as JSON sees it: True and 1 differ, a list equals a tuple."""
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError):
-        raise SpaceError(
-            f"{value!r} cannot be a parameter's value: it must be JSON (number, string, bool, None)"
-        ) from None
 
 
 def _log2(value: int) -> int:

@@ -55,6 +55,37 @@ def test_a_refused_default_gives_way_to_the_nearest_allowed_config() -> None:
     assert sum(space.default.values()) == 3
 
 
+def test_a_default_far_from_the_parameters_own_keeps_what_it_can_of_them() -> None:
+    """No config within reach is allowed, but most are that are drawn."""
+    parameters = {f"p{i}": integer(0, 9) for i in range(15)}
+    space, again = (ConfigSpace(parameters, lambda c: sum(c.values()) >= 50) for _ in range(2))
+    assert space.is_allowed(space.default)
+    assert space.default == again.default
+    kept = [name for name in space.names if space.default[name] == 0]
+    assert kept
+    changed = set(space.names) - set(kept)
+    assert not any(space.is_allowed({**space.default, name: 0}) for name in changed)
+
+
+def test_the_only_allowed_config_of_a_space_that_can_be_listed_is_its_default() -> None:
+    space = ConfigSpace({"x": integer(0, 399), "y": integer(0, 399)}, lambda c: c["x"] == c["y"] == 399)
+    assert space.default == {"x": 399, "y": 399}
+
+
+def test_looking_for_a_default_that_is_not_there_ends() -> None:
+    asked = 0
+
+    def never(_: Config) -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    space = ConfigSpace({f"p{i}": integer(0, 9) for i in range(15)}, never)
+    with pytest.raises(SpaceError, match="refuses the default"):
+        _ = space.default
+    assert asked < 50_000
+
+
 def test_a_space_without_a_config_is_an_error() -> None:
     with pytest.raises(SpaceError, match="refuses the default"):
         _ = ConfigSpace({"x": integer(0, 9)}, lambda _: False).default

@@ -52,7 +52,7 @@ def python_kernel(request: pytest.FixtureRequest) -> PythonKernel:
         "UNROLL": integer(1, 8, default=4),
         "TILE": power_of_two(8, 128, default=32),
         "ORDER": permutation(3, default=(0, 2, 1)),
-        "STEPS": list_of(power_of_two(1, 8), 2, default=(1, 2)),
+        "STEPS": list_of(power_of_two(1, 8), 2, default=(1, 2), when={"METHOD": "TILED", "UNROLL": (4, 8)}),
     },
     threshold=0.05,
 )

@@ -211,15 +211,21 @@ def _kernel(subject: Subject) -> str:
 
 
 def _space(space: ConfigSpace, constraint: str) -> str:
-    lines = [f"{space.size} combinations before the constraint."]
-    lines += [
-        f"- {one_line(name)}: {_values(p)}; default {json.dumps(p.default)}" for name, p in space.parameters.items()
-    ]
+    lines = [f"{'At most ' if space.conditions else ''}{space.size} combinations before the constraint."]
+    lines += [f"- {one_line(name)}: {_parameter(space, name)}" for name in space.names]
+    if space.conditions:
+        lines.append("Where a parameter does not matter it keeps its default, whatever a config says.")
     if constraint:
         lines += ["Constraint (must be true of every config):", "", textwrap.indent(constraint.strip("\n"), "    ")]
     elif space.where is not None:
         lines.append("A further constraint is not shown; configs that break it are dropped.")
     return "\n".join(lines)
+
+
+def _parameter(space: ConfigSpace, name: str) -> str:
+    parameter, when = space.parameters[name], one_line(space.conditions.words(name, json.dumps))
+    text = f"{_values(parameter)}; default {json.dumps(parameter.default)}"
+    return f"{text}; only matters where {when}" if when else text
 
 
 def _values(parameter: Parameter) -> str:
