@@ -46,7 +46,7 @@ class Editor:
         return drafts
 
     def _plan(self, columns: Iterable[int]) -> list[str]:
-        tested = [self._encoder.owners[column] for column in columns]
+        tested = [name for column in columns for name in self._encoder.parameters(column)]
         return list(dict.fromkeys([*tested, self._rng.choice(self._space.names)]))
 
     def _options(self, name: str, config: Config) -> list[object]:

@@ -66,17 +66,19 @@ class Forest:
 def grow_trees(rows: Rows, labels: npt.NDArray[np.bool_], weights: Floats, count: int, seed: int) -> list[Any]:
     """scikit-learn's trees of a random forest (Breiman, 2001) that tells the rows labelled True from the others.
 
-    There must be rows of both kinds. The bags are drawn here: scikit-learn's forest spends more time on setting up its
-    trees than they take to grow.
+    There must be rows of both kinds. The bags are drawn here, and nothing is validated: scikit-learn's forest spends
+    more time on setting up its trees than they take to grow.
     """
+    from sklearn import config_context
     from sklearn.tree import DecisionTreeClassifier
 
     draw = np.random.RandomState(seed)
     trees = []
-    for _ in range(count):
-        bag = np.bincount(draw.randint(0, len(rows), len(rows)), minlength=len(rows))
-        tree = DecisionTreeClassifier(max_features=_COLUMNS_TRIED, random_state=draw.randint(0, _SEEDS))
-        trees.append(tree.fit(rows, labels, sample_weight=weights * bag, check_input=False).tree_)
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        for _ in range(count):
+            bag = np.bincount(draw.randint(0, len(rows), len(rows)), minlength=len(rows))
+            tree = DecisionTreeClassifier(max_features=_COLUMNS_TRIED, random_state=draw.randint(0, _SEEDS))
+            trees.append(tree.fit(rows, labels, sample_weight=weights * bag, check_input=False).tree_)
     return trees
 
 
