@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Iterable, Sequence
 
 from pytest_kerneltune.space import ConfigSpace
@@ -14,6 +15,7 @@ class History:
 
     def __init__(self, space: ConfigSpace, prior: Sequence[Trial] = ()) -> None:
         self._space = space
+        self._ranked: list[Trial] = []
         self.trials: list[Trial] = []
         self.keys: set[str] = set()
         """The keys of all measured configs."""
@@ -29,10 +31,12 @@ class History:
             self.trials.append(trial)
             self.keys.add(self._space.key(trial.config))
             self.best_ms = min(self.best_ms, trial.latency_ms)
+            if trial.ok:
+                insort(self._ranked, trial, key=lambda t: t.latency_ms)
 
     def best(self, count: int) -> list[Trial]:
-        """The fastest ``count`` trials that worked, fastest first."""
-        return sorted((t for t in self.trials if t.ok), key=lambda t: t.latency_ms)[:count]
+        """The fastest ``count`` trials that worked, fastest first, the earliest first among equals."""
+        return self._ranked[:count]
 
     def unmeasured(self, configs: Iterable[Config]) -> list[Config]:
         """Those of ``configs`` that were not measured, each once, in their order."""

@@ -6,6 +6,7 @@ Both follow Helion's autotuner (pytorch/helion): its strategies for an initial p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice, zip_longest
@@ -33,8 +34,9 @@ class PopulationSearch:
     """Options of a search that starts from a population.
 
     The population is the default and ``configs``; with ``from_best_available`` also the fastest configs of ``related``
-    trials. Random configs make it up to its size, always with ``from_random``, else if ``pad_random``. Prior trials
-    count as part of it. After the search proper come at most ``finishing_rounds`` of simplifying the best config.
+    trials, at most as many as it is large. Random configs make it up to its size, always with ``from_random``, else if
+    ``pad_random``. Prior trials count as part of it. After the search proper come at most ``finishing_rounds`` of
+    simplifying the best config.
     """
 
     initial_population_strategy: Strategy = Strategy.FROM_RANDOM
@@ -66,16 +68,31 @@ class PopulationSearch:
             "related": context.related,
         }
 
-    def initial_population(self, space: ConfigSpace, rng: Random, history: History, size: int) -> list[Config]:
-        """The configs to begin with that were not measured: ``size`` with the history's, more if more are named."""
+    def starting_configs(self, space: ConfigSpace, rng: Random, history: History, size: int) -> list[Config]:
+        """The initial population less what was measured: ``size`` with the history's, more if more are named."""
+        named = self.named_configs(space, history, size)
+        missing = self.missing(history, named, size)
+        return named + space.sample_new(rng, missing, history.keys | {space.key(c) for c in named})
+
+    def named_configs(self, space: ConfigSpace, history: History, size: int) -> list[Config]:
+        """The part of :meth:`starting_configs` that is not random."""
         named = [space.default, *map(space.canonical, self.configs)]
         if self.initial_population_strategy == Strategy.FROM_BEST_AVAILABLE:
-            named += best_related(space, self.related, _MOST_RELATED)
-        start = history.unmeasured(named)
-        if self.initial_population_strategy == Strategy.FROM_RANDOM or self.pad_random:
-            missing = max(0, size - len(history) - len(start))
-            start += space.sample_new(rng, missing, history.keys | {space.key(c) for c in start})
-        return start
+            named += best_related(space, self.related, min(size, _MOST_RELATED))
+        return history.unmeasured(named)
+
+    def missing(self, history: History, named: Sequence[Config], size: int) -> int:
+        """How many random configs make ``named`` and the history up to an initial population of ``size``."""
+        pads = self.pad_random or self.initial_population_strategy == Strategy.FROM_RANDOM
+        return max(0, size - len(history) - len(named)) if pads else 0
+
+    def polish(self, space: ConfigSpace, history: History, radius: int, stage: str) -> Proposals:
+        """Every config within ``radius`` single steps of the best one, as long as one of them is faster."""
+        best_ms = math.inf
+        while history.best_ms < best_ms:
+            best_ms = history.best_ms
+            if ring := history.unmeasured(space.neighbours(history.best(1)[0].config, radius)):
+                history.learn((yield Batch(ring, stage, "every single step from the best config")))
 
     def finish(self, space: ConfigSpace, history: History, stage: str) -> Proposals:
         """Reset the best config's parameters to their defaults, one at a time and then all at once that did no harm."""
@@ -84,12 +101,12 @@ class PopulationSearch:
             if best is None:
                 return
             changed = [name for name in space.names if best.config[name] != space.default[name]]
-            resets = {name: {**best.config, name: space.default[name]} for name in changed}
+            resets = {name: space.normalised({**best.config, name: space.default[name]}) for name in changed}
             if singles := history.unmeasured(filter(space.is_allowed, resets.values())):
                 history.learn((yield Batch(singles, stage, "parameters of the best config reset to their defaults")))
             latency = {space.key(t.config): t.latency_ms for t in history.trials}
             harmless = [n for n, c in resets.items() if latency.get(space.key(c), math.inf) <= best.latency_ms]
-            together = {**best.config, **{name: space.default[name] for name in harmless}}
+            together = space.normalised({**best.config, **{name: space.default[name] for name in harmless}})
             if space.is_allowed(together) and (joint := history.unmeasured([together])):
                 history.learn((yield Batch(joint, stage, "all resets at once that did no harm")))
             if history.best_ms >= best.latency_ms:

@@ -1,0 +1,62 @@
+"""History: what a search has measured."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_kerneltune.parameter import boolean, integer, list_of
+from pytest_kerneltune.search.history import History
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Status, Trial
+
+SPACE = ConfigSpace({"x": integer(0, 9), "pad": boolean(), "list": list_of(integer(0, 1), 2)})
+
+
+def trial(x: int, latency_ms: float) -> Trial:
+    status = Status.OK if math.isfinite(latency_ms) else Status.CRASH
+    return Trial({"x": x, "pad": False, "list": (0, 0)}, status, latency_ms)
+
+
+def test_nothing_is_known_at_first() -> None:
+    history = History(SPACE)
+    assert (len(history), history.keys, history.best_ms, history.best(3)) == (0, set(), math.inf, [])
+
+
+def test_prior_trials_come_first() -> None:
+    prior, later = [trial(1, 2.0), trial(2, math.inf)], [trial(3, 1.0)]
+    history = History(SPACE, prior)
+    history.learn(later)
+    assert history.trials == prior + later
+    assert history.keys == {SPACE.key(t.config) for t in prior + later}
+    assert history.best_ms == 1.0
+
+
+def test_best_are_the_fastest_that_worked_and_the_earliest_of_equals() -> None:
+    history = History(SPACE, [trial(0, 2.0), trial(1, math.inf), trial(2, 1.0)])
+    history.learn([trial(3, 2.0), trial(4, 1.5)])
+    assert [t.config["x"] for t in history.best(9)] == [2, 4, 0, 3]
+    assert [t.config["x"] for t in history.best(2)] == [2, 4]
+
+
+def test_what_is_handed_out_is_the_callers() -> None:
+    history = History(SPACE, [trial(0, 2.0), trial(1, 1.0)])
+    history.best(2).clear()
+    assert len(history.best(2)) == 2
+
+
+def test_history_only_of_failures_has_no_best() -> None:
+    history = History(SPACE, [trial(0, math.inf)])
+    assert history.best(1) == []
+    assert history.best_ms == math.inf
+    assert len(history) == 1
+
+
+def test_unmeasured_keeps_order_and_drops_repeats_and_what_was_measured_or_failed() -> None:
+    configs = [trial(x, 1.0).config for x in (5, 3, 4, 3, 5, 2)]
+    history = History(SPACE, [trial(4, 1.0), trial(2, math.inf)])
+    assert [c["x"] for c in history.unmeasured(configs)] == [5, 3]
+
+
+def test_equal_configs_are_known_whatever_made_them() -> None:
+    history = History(SPACE, [trial(4, 1.0)])
+    assert history.unmeasured([{"list": [0, 0], "pad": False, "x": 4}]) == []
