@@ -128,6 +128,13 @@ def search(given: Given) -> str:
     return str(one_of("none", *SEARCHES)(Given(name, given.name, given.base)))
 
 
+def second_stage(given: Given) -> str:
+    """The name of a search that asks no language model."""
+    from pytest_kerneltune.search import second_stages
+
+    return str(one_of(*second_stages())(given))
+
+
 def selections(given: Given) -> frozenset[str]:
     """Which baselines to write: names separated by commas."""
     words = [word.strip() for word in given.text.split(",")]
@@ -302,4 +309,11 @@ OPTIONS = (
     Option("kerneltune_llm_provider", "provider of the language model", text, ini_only=True),
     Option("kerneltune_llm_model", "name of the language model", text, ini_only=True),
     Option("kerneltune_llm_replies", "file of recorded replies to use as the language model", file, ini_only=True),
+    Option(
+        "kerneltune_llm_second_stage",
+        "search that goes on in LLMSeededSearch after its round with the language model: any that asks no model itself "
+        "(default: the default search)",
+        second_stage,
+        ini_only=True,
+    ),
 )

@@ -24,6 +24,7 @@ from pytest_kerneltune.options import (
     boolean,
     file,
     path,
+    second_stage,
     seconds,
     text,
     whole_number,
@@ -32,6 +33,9 @@ from pytest_kerneltune.options import (
 
 LLM_PREFIXES = ("KERNELTUNE_LLM_", "HELION_LLM_")
 """First parts of the variables of the language model; the first that is set wins."""
+
+_OTHER_VARIABLES = {"second_stage": "HELION_HYBRID_SECOND_STAGE_ALGORITHM"}
+"""Variables that Helion users have under another first part; what has one of ours wins."""
 
 PROVIDER_VARIABLES = (
     "OPENAI_API_KEY",
@@ -69,6 +73,7 @@ class LLMSettings:
     max_rounds: int | None = None
     send_source: bool | None = None
     replies: Path | None = None
+    second_stage: str | None = None
     provider_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -91,6 +96,7 @@ _LLM_PARSERS: Mapping[str, Parse] = {
     "max_rounds": whole_number(1),
     "send_source": boolean,
     "replies": file,
+    "second_stage": second_stage,
 }
 
 
@@ -210,8 +216,8 @@ class _Sources:
         return LLMSettings(**values, provider_variables=variables)
 
     def _variable(self, name: str) -> Given | None:
-        for prefix in LLM_PREFIXES:
-            variable = prefix + name.upper()
+        variables = [prefix + name.upper() for prefix in LLM_PREFIXES] + [_OTHER_VARIABLES.get(name, "")]
+        for variable in filter(None, variables):
             if self.environ.get(variable, "").strip():
                 return Given(self.environ[variable], variable, Path.cwd(), secret=True)
         return None

@@ -11,10 +11,22 @@ from typing import Any
 
 import pytest
 
-from pytest_kerneltune.errors import LLMError
+from pytest_kerneltune.errors import LLMError, UsageError
 from pytest_kerneltune.parameter import integer, power_of_two
-from pytest_kerneltune.search import Context, Effort, Message, Proposals, Search, Subject
-from pytest_kerneltune.search.guided import MODEL, START, LLMGuidedSearch, LLMSeededLFBOTreeSearch
+from pytest_kerneltune.search import (
+    DEFAULT_SEARCH,
+    SEARCHES,
+    Context,
+    Effort,
+    Message,
+    Proposals,
+    Search,
+    Subject,
+    create,
+    second_stages,
+)
+from pytest_kerneltune.search.guided import MODEL, START, LLMGuidedSearch, LLMSeededLFBOTreeSearch, LLMSeededSearch
+from pytest_kerneltune.search.sampling import FiniteSearch
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Batch, Config, Status, Trial
 
@@ -214,10 +226,10 @@ class Second:
             yield Batch([{**space.default, "TILE": 1024, "PAD": 30 + i}], stage="second", note=f"batch {i}")
 
 
-def hybrid(*replies: str | LLMError, rounds: int = 1) -> tuple[LLMSeededLFBOTreeSearch, Second]:
+def hybrid(*replies: str | LLMError, rounds: int = 1) -> tuple[LLMSeededSearch, Second]:
     second = Second([])
     model = Scripted(replies).submit if replies else None
-    return LLMSeededLFBOTreeSearch(LLMGuidedSearch(model, rounds=rounds), second), second
+    return LLMSeededSearch(LLMGuidedSearch(model, rounds=rounds), second), second
 
 
 def test_the_second_stage_gets_all_that_the_first_measured() -> None:
@@ -227,6 +239,13 @@ def test_the_second_stage_gets_all_that_the_first_measured() -> None:
     assert [b.stage for b in batches] == [START, MODEL, "second", "second"]
     assert second.got == prior + trials[:-2]
     assert [b.note for b in batches[2:]] == ["batch 0", "batch 1"]
+
+
+def test_failed_trials_are_handed_on_too() -> None:
+    search, second = hybrid(reply(*GOOD))
+    drive(search, measure=lambda c: measured(c) if c["UNROLL"] == 5 else Trial(c, Status.CRASH))
+    assert [t.status for t in second.got[-3:]] == [Status.CRASH, Status.OK, Status.CRASH]
+    assert sum(not t.ok for t in second.got) >= 2
 
 
 def test_without_a_model_the_hybrid_is_its_second_stage() -> None:
@@ -250,13 +269,75 @@ def test_a_useless_reply_is_noted_with_the_second_stage() -> None:
     assert drive(search)[0][1].note == "language model: 0 proposed, 0 valid, 0 new; batch 0"
 
 
-def test_preset_of_the_hybrid_is_one_round_whatever_the_effort() -> None:
+@pytest.mark.parametrize("effort", [Effort.QUICK, Effort.FULL])
+@pytest.mark.parametrize("kind", [LLMSeededSearch, LLMSeededLFBOTreeSearch])
+def test_presets_of_the_hybrids_have_one_round_whatever_the_effort(kind: type[LLMSeededSearch], effort: Effort) -> None:
     model = Scripted([])
-    for effort in (Effort.QUICK, Effort.FULL):
-        search = LLMSeededLFBOTreeSearch.preset(effort, Context(model=model.submit))
-        assert search.guide == LLMGuidedSearch(model.submit, rounds=1)
-        assert type(search.second).__name__ == "LFBOTreeSearch"
-        assert search.with_rounds(3).guide.rounds == 3
+    search = kind.preset(effort, Context((SPACE.default,), model.submit))
+    assert search.guide == LLMGuidedSearch(model.submit, configs=(SPACE.default,), rounds=1)
+    assert search.second == create(type(search.second).__name__, effort, Context((SPACE.default,)))
+    assert search.with_rounds(3).guide.rounds == 3
+    assert type(search.with_rounds(3)) is kind
+
+
+def test_the_second_stage_is_the_default_search_unless_another_is_named() -> None:
+    for named, expected in ((None, DEFAULT_SEARCH), ("RandomSearch", "RandomSearch")):
+        search = LLMSeededSearch.preset(Effort.QUICK, Context(second_stage=named))
+        assert type(search.second).__name__ == expected
+
+
+def test_the_hybrid_with_a_fixed_second_stage_keeps_it() -> None:
+    search = LLMSeededLFBOTreeSearch.preset(Effort.FULL, Context(second_stage="RandomSearch"))
+    assert type(search.second).__name__ == "LFBOTreeSearch"
+
+
+def test_what_can_be_a_second_stage_asks_no_model() -> None:
+    assert set(SEARCHES) - set(second_stages()) == {"LLMGuidedSearch", "LLMSeededSearch", "LLMSeededLFBOTreeSearch"}
+
+
+@pytest.mark.parametrize("name", ["LLMGuidedSearch", "LLMSeededSearch", "LLMSeededLFBOTreeSearch"])
+def test_a_second_stage_that_asks_a_model_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} cannot be the second stage .*RandomSearch, .*LFBOTreeSearch"):
+        LLMSeededSearch.preset(Effort.QUICK, Context(second_stage=name))
+    with pytest.raises(UsageError, match=f"^{name} cannot be the second stage"):
+        LLMSeededSearch(LLMGuidedSearch(), create(name, Effort.QUICK, Context()))
+
+
+def test_an_unknown_second_stage_is_answered_with_the_names() -> None:
+    with pytest.raises(UsageError, match=r"^unknown search 'Sorcery'; known: FiniteSearch, "):
+        LLMSeededSearch.preset(Effort.QUICK, Context(second_stage="Sorcery"))
+
+
+def test_a_space_that_the_second_stage_refuses_is_refused_before_the_model_is_asked() -> None:
+    model = Scripted([reply(*GOOD)])
+    proposals = LLMSeededSearch(LLMGuidedSearch(model.submit), FiniteSearch()).propose(SPACE, random.Random(0))
+    with pytest.raises(UsageError, match="second stage refuses this space: FiniteSearch measures at most 1000 configs"):
+        next(proposals)
+    assert model.asked == []
+
+
+def test_a_finite_second_stage_measures_what_the_first_left() -> None:
+    named = tuple({**SPACE.default, "PAD": pad} for pad in (1, 2, 3))
+    guide = LLMGuidedSearch(Scripted([reply({"PAD": 2}, *GOOD)]).submit, initial_random=0)
+    batches, _ = drive(LLMSeededSearch(guide, FiniteSearch(named)))
+    assert [b.stage for b in batches] == [START, MODEL, "FiniteSearch"]
+    assert [c["PAD"] for c in batches[-1]] == [1, 3]
+
+
+@pytest.mark.parametrize("name", ["LFBOPatternSearch", "LFBOTreeSearch"])
+def test_the_second_stage_does_not_repeat_the_start(name: str) -> None:
+    """Eleven configs of the start and three of the model are more than its own initial population."""
+    model = Scripted([reply(*GOOD)])
+    search = LLMSeededSearch.preset(Effort.QUICK, Context(model=model.submit, second_stage=name))
+    proposals = search.propose(SPACE, random.Random(0))
+    known: list[Trial] = []
+    batch = next(proposals)
+    while getattr(batch, "stage", "") in (START, MODEL):
+        known += [measured(c) for c in batch]
+        batch = proposals.send(known[-len(batch) :])
+    assert len(known) == 14
+    assert getattr(batch, "stage", "") == name
+    assert len(batch) < len(next(search.second.propose(SPACE, random.Random(0))))
 
 
 def test_the_hybrid_may_be_dropped_in_either_stage() -> None:

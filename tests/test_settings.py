@@ -153,6 +153,7 @@ VARIABLES = {
     "MAX_ROUNDS": ("4", 4),
     "SEND_SOURCE": ("0", False),
     "REPLIES": ("/replies.jsonl", Path("/replies.jsonl")),
+    "SECOND_STAGE": ("RandomSearch\n", "RandomSearch"),
 }
 
 
@@ -177,6 +178,25 @@ def test_the_environment_of_the_language_model_wins_over_the_ini_file() -> None:
     }
     found = llm({"HELION_LLM_MODEL": "large"}, ini)
     assert (found.provider, found.model, found.replies) == ("ollama", "large", ROOT / "replies.jsonl")
+
+
+def test_the_second_stage_of_a_seeded_search_by_each_of_its_names() -> None:
+    ini = {"kerneltune_llm_second_stage": "FiniteSearch"}
+    assert llm({}).second_stage is None
+    assert llm({}, ini).second_stage == "FiniteSearch"
+    helion = {"HELION_HYBRID_SECOND_STAGE_ALGORITHM": "LFBOPatternSearch"}
+    assert llm(helion, ini).second_stage == "LFBOPatternSearch"
+    assert llm({**helion, "KERNELTUNE_LLM_SECOND_STAGE": "RandomSearch"}, ini).second_stage == "RandomSearch"
+
+
+@pytest.mark.parametrize("name", ["LLMGuidedSearch", "Sorcery"])
+def test_what_cannot_be_a_second_stage_is_refused_with_what_can(name: str) -> None:
+    names = "one of FiniteSearch, RandomSearch, "
+    with pytest.raises(UsageError, match=f"^ini option kerneltune_llm_second_stage: '{name}' is not {names}"):
+        llm({}, {"kerneltune_llm_second_stage": name})
+    for variable in ("KERNELTUNE_LLM_SECOND_STAGE", "HELION_HYBRID_SECOND_STAGE_ALGORITHM"):
+        with pytest.raises(UsageError, match=f"^{variable}: the value is not {names}"):
+            llm({variable: name})
 
 
 def test_providers_own_variables_are_handed_on() -> None:

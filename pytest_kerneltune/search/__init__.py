@@ -71,6 +71,7 @@ class Context:
     ``configs`` are the user's known-good ones. ``model`` answers prompts about ``subject``. ``related`` holds trials
     whose configs are of this space, and whose latencies are not this kernel's. ``parallel`` is how many configs are
     compiled at once: a batch of fewer leaves compilers idle, one of more makes a search choose with less knowledge.
+    ``second_stage`` names the search that follows a round with the model; None is the default search.
     """
 
     configs: tuple[Config, ...] = ()
@@ -78,6 +79,7 @@ class Context:
     subject: Subject = Subject()
     related: Related = ()
     parallel: int = 1
+    second_stage: str | None = None
 
 
 class Search(Protocol):
@@ -97,8 +99,14 @@ class Search(Protocol):
 SEARCHES = {
     "FiniteSearch": "pytest_kerneltune.search.sampling",
     "RandomSearch": "pytest_kerneltune.search.sampling",
+    "LFBOPatternSearch": "pytest_kerneltune.search.forest",
+    "PatternSearch": "pytest_kerneltune.search.pattern",
     "LFBOTreeSearch": "pytest_kerneltune.search.forest",
+    "DifferentialEvolutionSearch": "pytest_kerneltune.search.evolution",
+    "DESurrogateHybrid": "pytest_kerneltune.search.evolution",
+    "GaussianProcessSearch": "pytest_kerneltune.search.surrogate",
     "LLMGuidedSearch": "pytest_kerneltune.search.guided",
+    "LLMSeededSearch": "pytest_kerneltune.search.guided",
     "LLMSeededLFBOTreeSearch": "pytest_kerneltune.search.guided",
 }
 """Name to the module that holds the class of that name."""
@@ -109,6 +117,11 @@ def search_class(name: str) -> Any:
     if name not in SEARCHES:
         raise UsageError(f"unknown search {name!r}; known: {', '.join(SEARCHES)}")
     return getattr(import_module(SEARCHES[name]), name)
+
+
+def second_stages() -> list[str]:
+    """The names of the searches that can follow a round with a language model: those that ask none themselves."""
+    return [name for name in SEARCHES if not getattr(search_class(name), "uses_model", False)]
 
 
 def create(name: str, effort: Effort, context: Context) -> Search:

@@ -1,30 +1,46 @@
 """Searches that ask a language model which configs to measure.
 
 ``LLMGuidedSearch`` is a conversation: a first batch from the model's knowledge of such kernels, further ones from what
-was measured. ``LLMSeededLFBOTreeSearch`` holds one round of it and gives everything measured to a model-based search.
-Both follow the searches of the same names in Helion's autotuner (pytorch/helion), with these differences:
+was measured. ``LLMSeededSearch`` holds one round of it and gives everything measured to a second search, which asks no
+model; ``LLMSeededLFBOTreeSearch`` is the same with that search fixed. They follow the searches of the same names in
+Helion's autotuner (pytorch/helion), with these differences:
 
 - A model that is missing or fails ends the conversation, not the search.
 - A reply is repaired where it has one reading, and the model is told what was dropped and why.
 - The conversation quotes the configs that a reply held, not its text, so that its length is bounded.
-- The second stage of the hybrid gets failed trials too.
+- The second stage is any search, and gets all trials of the first, failed ones too, as those of an earlier run. So it
+  starts from the best that both stages know, and neither measures a config again nor tops its start up with random
+  configs where the first stage measured enough.
+- A second stage that cannot search the space says so before the model is asked.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self, TypeAlias
 
-from pytest_kerneltune.errors import LLMError
-from pytest_kerneltune.search import Context, Effort, Message, Proposals, Search, Subject, Submit
+from pytest_kerneltune.errors import LLMError, UsageError
+from pytest_kerneltune.search import (
+    DEFAULT_SEARCH,
+    Context,
+    Effort,
+    Message,
+    Proposals,
+    Search,
+    Subject,
+    Submit,
+    create,
+    search_class,
+    second_stages,
+)
 from pytest_kerneltune.search.dialogue import Request, first_request, refine_request, reply_text
+from pytest_kerneltune.search.history import History
 from pytest_kerneltune.search.replies import Reply, parse_reply
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.trial import Batch, Config, Trial, best_trial
+from pytest_kerneltune.trial import Batch, Config, Trial
 
 START = "random start"
 """Stage of the configs measured while the model writes its first reply."""
@@ -71,54 +87,55 @@ class LLMGuidedSearch:
         yield from self.converse(space, rng, prior)
 
     def converse(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> _Stage:
-        """As :meth:`propose`; returns the new trials, and in one line why the conversation ended early."""
-        known = _Known(space, prior)
+        """As :meth:`propose`; returns all trials, prior ones first, and in a line why it ended early."""
+        history = History(space, prior)
         opening = first_request(self.subject, space, self.configs_per_round, self.configs, prior)
         answer = self._ask(opening, 1)
-        if start := self._start(space, rng, known):
-            known.learn((yield Batch(start, START)))
+        if start := self._start(space, rng, history):
+            history.learn((yield Batch(start, START)))
         exchanges: list[Message] = []
         number, weak = 1, 0
         while answer is not None:
             try:
                 reply = parse_reply(answer.result(), space)
             except LLMError as error:
-                return known.new, f"{MODEL}: {error}"
-            batch, dropped = self._batch(reply, known)
+                return history.trials, f"{MODEL}: {error}"
+            batch, dropped = self._batch(reply, history)
             note = _note(reply, len(batch), dropped)
             if not batch:
-                return known.new, f"{MODEL}: {note}"
-            before = known.best_ms
-            known.learn((yield Batch(batch, MODEL, note)))
-            weak = 0 if known.best_ms < before * (1 - self.min_gain) else weak + 1
+                return history.trials, f"{MODEL}: {note}"
+            before = history.best_ms
+            history.learn((yield Batch(batch, MODEL, note)))
+            weak = 0 if history.best_ms < before * (1 - self.min_gain) else weak + 1
             number += 1
-            question = refine_request(space, known.trials, self.configs_per_round, number, dropped)
+            question = refine_request(space, history.trials, self.configs_per_round, number, dropped)
             exchanges += [Message("assistant", reply_text(reply.configs)), question]
             request = Request([*opening, *exchanges[-2 * _REMEMBERED :]], opening.schema)
             answer = self._ask(request, number) if weak < self.patience else None
-        return known.new, ""
+        return history.trials, ""
 
     def _ask(self, request: Request, number: int) -> Future[str] | None:
         return None if self.model is None or number > self.rounds else self.model(request)
 
-    def _start(self, space: ConfigSpace, rng: random.Random, known: _Known) -> list[Config]:
-        fixed = known.unknown([space.default, *map(space.canonical, self.configs)])
-        seen = known.keys | {space.key(c) for c in fixed}
-        return fixed + space.sample_new(rng, max(0, self.initial_random - known.prior), seen)
+    def _start(self, space: ConfigSpace, rng: random.Random, history: History) -> list[Config]:
+        fixed = history.unmeasured([space.default, *map(space.canonical, self.configs)])
+        seen = history.keys | {space.key(c) for c in fixed}
+        return fixed + space.sample_new(rng, max(0, self.initial_random - len(history)), seen)
 
-    def _batch(self, reply: Reply, known: _Known) -> tuple[list[Config], dict[str, int]]:
+    def _batch(self, reply: Reply, history: History) -> tuple[list[Config], dict[str, int]]:
         """The configs to measure, and what was dropped for which reason."""
-        new = known.unknown(reply.configs)
+        new = history.unmeasured(reply.configs)
         batch = new[: self.configs_per_round]
         dropped = {"measured before": len(reply.configs) - len(new), "more than asked for": len(new) - len(batch)}
         return batch, {**reply.dropped, **{reason: n for reason, n in dropped.items() if n}}
 
 
 @dataclass(frozen=True)
-class LLMSeededLFBOTreeSearch:
+class LLMSeededSearch:
     """One round with a language model (``guide``), then ``second`` with all that was measured as its prior.
 
-    Without a model it is ``second`` alone.
+    Without a model, or with a guide of no rounds, it is ``second`` alone. A preset's second stage is the context's.
+    Raises UsageError where the second stage asks a model itself; a space that it refuses is refused.
     """
 
     uses_model: ClassVar[bool] = True
@@ -126,22 +143,51 @@ class LLMSeededLFBOTreeSearch:
     guide: LLMGuidedSearch
     second: Search
 
+    def __post_init__(self) -> None:
+        _check_second_stage(type(self.second))
+
     @classmethod
     def preset(cls, effort: Effort, context: Context) -> Self:
-        from pytest_kerneltune.search.forest import LFBOTreeSearch  # numpy, which the guide does without
-
-        return cls(LLMGuidedSearch.preset(Effort.QUICK, context), LFBOTreeSearch.preset(effort, context))
+        name = context.second_stage or DEFAULT_SEARCH
+        _check_second_stage(search_class(name))
+        return cls(LLMGuidedSearch.preset(Effort.QUICK, context), create(name, effort, context))
 
     def with_rounds(self, rounds: int) -> Self:
         """The same search with another number of rounds with the model."""
         return replace(self, guide=self.guide.with_rounds(rounds))
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
-        trials: list[Trial] = []
-        remark = ""
+        trials, remark = list(prior), ""
         if self.guide.model is not None and self.guide.rounds > 0:
+            self._check_space(space)
             trials, remark = yield from self.guide.converse(space, rng, prior)
-        yield from _remarked(self.second.propose(space, rng, (*prior, *trials)), remark)
+        yield from _remarked(self.second.propose(space, rng, trials), remark)
+
+    def _check_space(self, space: ConfigSpace) -> None:
+        """Raise the second stage's UsageError, if it has one, before anything is asked or measured."""
+        trial_run = self.second.propose(space, random.Random(0))
+        try:
+            next(trial_run, None)
+        except UsageError as error:
+            raise UsageError(f"{type(self).__name__}: its second stage refuses this space: {error}") from None
+        trial_run.close()
+
+
+@dataclass(frozen=True)
+class LLMSeededLFBOTreeSearch(LLMSeededSearch):
+    """``LLMSeededSearch`` whose preset has LFBOTreeSearch as its second stage, whatever the context says."""
+
+    @classmethod
+    def preset(cls, effort: Effort, context: Context) -> Self:
+        return super().preset(effort, replace(context, second_stage="LFBOTreeSearch"))
+
+
+def _check_second_stage(search: type) -> None:
+    if getattr(search, "uses_model", False):
+        raise UsageError(
+            f"{search.__name__} cannot be the second stage of a search that asks a language model, as it asks one "
+            f"itself; these can: {', '.join(second_stages())}"
+        )
 
 
 def _remarked(proposals: Proposals, remark: str) -> Proposals:
@@ -162,33 +208,3 @@ def _note(reply: Reply, taken: int, dropped: Mapping[str, int]) -> str:
     note = f"{reply.proposed} proposed, {len(reply.configs)} valid, {taken} new"
     reasons = ", ".join(f"{n} x {reason}" for reason, n in dropped.items())
     return note + (f"; dropped: {reasons}" if reasons else "")
-
-
-class _Known:
-    """What was measured: before this search (``prior`` trials) and by it (``new``)."""
-
-    def __init__(self, space: ConfigSpace, prior: Sequence[Trial]) -> None:
-        self._space = space
-        self._before = list(prior)
-        self.new: list[Trial] = []
-        self.keys = {space.key(t.config) for t in prior}
-        self.prior = len(self.keys)
-
-    @property
-    def trials(self) -> list[Trial]:
-        return self._before + self.new
-
-    @property
-    def best_ms(self) -> float:
-        best = best_trial(self.trials)
-        return math.inf if best is None else best.latency_ms
-
-    def unknown(self, configs: Iterable[Config]) -> list[Config]:
-        """Those of ``configs`` that were not measured, each once."""
-        found = {key: config for config in configs if (key := self._space.key(config)) not in self.keys}
-        return list(found.values())
-
-    def learn(self, trials: Iterable[Trial]) -> None:
-        for trial in trials:
-            self.new.append(trial)
-            self.keys.add(self._space.key(trial.config))
