@@ -1,0 +1,107 @@
+"""Configs as points, for models in which near points are alike.
+
+Each parameter spans a unit of length, whatever its values:
+
+- Numbers are placed by their rank: who lists values makes their steps matter about equally. Whole numbers that are not
+  all powers of two get a second coordinate, how often 2 divides them: hardware comes in powers of two, so that 96
+  threads have more in common with 32 and 64 than with 90.
+- Values without an order are all equally far from each other.
+- The elements of a list count on their own, a permutation as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_kerneltune.parameter import ListOf, Parameter
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Config
+
+Points: TypeAlias = npt.NDArray[np.float64]
+"""One config a row."""
+
+_Place: TypeAlias = Callable[[Any], list[float]]
+_MOST_HALVINGS = 6  # 64 divides what 128 divides, as far as hardware is concerned
+_PROBES = 64  # values drawn to learn the extent of a kind that cannot list its values
+
+
+class Coordinates:
+    """Places the configs of a space; ``groups`` says of each column which of ``count`` axes it belongs to.
+
+    An axis is what a model may find more or less important: a parameter, an element of a list, or divisibility by 2.
+    """
+
+    def __init__(self, space: ConfigSpace) -> None:
+        self._space = space
+        axes = {name: _axes(p) for name, p in space.parameters.items()}
+        self._places = {name: [place for place, _ in pairs] for name, pairs in axes.items()}
+        widths = [width for pairs in axes.values() for _, width in pairs]
+        self.count = len(widths)
+        self.groups = np.repeat(np.arange(self.count), widths)
+        self._known: dict[str, dict[str, list[float]]] = {name: {} for name in space.parameters}
+
+    def points(self, configs: Sequence[Config]) -> Points:
+        """The configs as an array of shape (configs, columns)."""
+        flat = [x for config in configs for name in self._places for x in self._placed(name, config[name])]
+        return np.array(flat, float).reshape(len(configs), len(self.groups))
+
+    def _placed(self, name: str, value: Any) -> list[float]:
+        token = repr(value)  # tells True from 1, which a dict would not
+        known = self._known[name]
+        if token not in known:
+            known[token] = [x for place in self._places[name] for x in place(value)]
+        return known[token]
+
+
+def _axes(parameter: Parameter) -> list[tuple[_Place, int]]:
+    """The axes of a parameter: where a value is on it, and in how many columns that is said."""
+    if isinstance(parameter, ListOf):
+        inner = _axes(parameter.inner)
+        return [(_of_element(i, place), width) for i in range(parameter.length) for place, width in inner]
+    values = parameter.values()
+    if values is not None and (isinstance(values, range) or all(type(v) in (int, float) for v in values)):
+        return _ordered(values)
+    return [_spread(parameter, values)]
+
+
+def _of_element(index: int, place: _Place) -> _Place:
+    return lambda value: place(value[index])
+
+
+def _ordered(values: Sequence[Any]) -> list[tuple[_Place, int]]:
+    last = max(1, len(values) - 1)
+    if isinstance(values, range):
+        low = values[0]
+        axes: list[tuple[_Place, int]] = [(lambda value: [(value - low) / last], 1)]
+        levels = [float(n) for n in range(_MOST_HALVINGS + 1)] if len(values) > 2 else []
+    else:
+        ranks = {value: rank / last for rank, value in enumerate(sorted(values))}
+        axes = [(lambda value: [ranks[value]], 1)]
+        is_plain = all(type(v) is int and v & (v - 1) == 0 for v in values) or any(type(v) is float for v in values)
+        levels = [] if is_plain or len(values) <= 2 else sorted({_halvings(v) for v in values})
+    if len(levels) > 1:
+        least, extent = levels[0], levels[-1] - levels[0]
+        axes.append((lambda value: [(_halvings(value) - least) / extent], 1))
+    return axes
+
+
+def _halvings(value: int) -> float:
+    """How often 2 divides ``value``."""
+    return float(min(_MOST_HALVINGS, (value & -value).bit_length() - 1) if value else _MOST_HALVINGS)
+
+
+def _spread(parameter: Parameter, values: Sequence[Any] | None) -> tuple[_Place, int]:
+    """One axis of what :meth:`Parameter.encode` says, scaled so that values are on average a unit apart."""
+    rng = random.Random(0)
+    probes = [parameter.sample(rng) for _ in range(_PROBES)] if values is None or len(values) > _PROBES else values
+    rows = np.array([parameter.encode(value) for value in probes], float)
+    distances = np.sqrt(((rows[:, None] - rows[None]) ** 2).sum(axis=2))
+    apart = distances[distances > 0]
+    scale = 1.0 / float(apart.mean()) if apart.size and math.isfinite(apart.mean()) else 1.0
+    return (lambda value: [x * scale for x in parameter.encode(value)]), parameter.width

@@ -1,0 +1,74 @@
+"""What a model is given to learn from: this kernel's trials, and those of related kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_kerneltune.search import Related
+from pytest_kerneltune.search.blas import one_thread
+from pytest_kerneltune.search.coordinates import Coordinates, Points
+from pytest_kerneltune.search.gaussian import Floats, GaussianProcess
+from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.trial import Config, Trial
+
+_SOURCES = 3
+_TRIALS = 100  # of each source
+_FEWEST = 5  # that worked: less says nothing
+_ITERATIONS = 30
+_SHORTEST_MS = 1e-9
+
+
+def standardised(latencies: Floats) -> Floats:
+    """Logarithms of latencies in ms, those above their median compressed, with mean 0 and standard deviation 1."""
+    logs = np.log(np.maximum(latencies, _SHORTEST_MS))
+    excess = np.maximum(logs - np.median(logs), 0.0)
+    logs = logs - excess + np.log1p(excess)
+    return np.asarray((logs - logs.mean()) / (logs.std() or 1.0))
+
+
+def telling(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """At most ``count`` trials: all, or of many the fastest half and others taken at equal distances."""
+    if len(trials) <= count:
+        return list(trials)
+    order = sorted(range(len(trials)), key=lambda i: trials[i].latency_ms)
+    fastest, others = order[: count // 2], sorted(order[count // 2 :])
+    stride = len(others) / (count - len(fastest))
+    return [trials[i] for i in fastest] + [trials[others[int(i * stride)]] for i in range(count - len(fastest))]
+
+
+def transferred(space: ConfigSpace, related: Related) -> Coordinates:
+    """Coordinates of ``space``, with one more axis where ``related`` holds enough to predict latencies from."""
+    usable = [[t for t in trials if space.contains(t.config)] for trials in related]
+    sources = [trials for trials in usable if sum(t.ok for t in trials) >= _FEWEST][:_SOURCES]
+    return _Predicted(space, sources) if sources else Coordinates(space)
+
+
+class _Predicted(Coordinates):
+    """Coordinates whose last axis is the mean latency that related trials predict, in standard deviations."""
+
+    def __init__(self, space: ConfigSpace, sources: Sequence[Sequence[Trial]]) -> None:
+        super().__init__(space)
+        self._predictions: dict[str, float] = {}
+        self._plain_groups, self._plain_count = self.groups, self.count
+        with one_thread():
+            self._models = [self._model(telling(trials, _TRIALS)) for trials in sources]
+        self.groups, self.count = np.append(self.groups, self.count), self.count + 1
+
+    def points(self, configs: Sequence[Config]) -> Points:
+        plain = super().points(configs)
+        keys = [self._space.key(c) for c in configs]
+        if new := {key: i for i, key in enumerate(keys) if key not in self._predictions}:
+            rows = plain[list(new.values())]
+            means = np.mean([model.predict(rows)[0] for model in self._models], axis=0)
+            self._predictions.update(zip(new, means.tolist(), strict=True))
+        return np.column_stack([plain, [self._predictions[key] for key in keys]])
+
+    def _model(self, trials: Sequence[Trial]) -> GaussianProcess:
+        """A model of one source, whose failures count as the slowest of what worked."""
+        slowest = max(t.latency_ms for t in trials if t.ok)
+        latencies = np.array([t.latency_ms if t.ok else slowest for t in trials])
+        model = GaussianProcess(self._plain_groups, self._plain_count)
+        model.fit(super().points([t.config for t in trials]), standardised(latencies), _ITERATIONS)
+        return model
