@@ -15,13 +15,11 @@ A kind of kernel has ``BackendContract``, described in ``contract_backend``.
 from __future__ import annotations
 
 import copy
-import gzip
 import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -29,20 +27,13 @@ import pytest
 from pytest_kerneltune.contract_backend import BackendContract as BackendContract
 from pytest_kerneltune.errors import LLMError, UsageError
 from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, list_of, permutation, power_of_two
+from pytest_kerneltune.recorded import RecordedSpace as RecordedSpace
 from pytest_kerneltune.search import Message, Proposals, Search
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Status, Trial
 
 Measure: TypeAlias = Callable[[Config], float | Trial]
 """Answers a config with its latency in ms (inf: it failed), or with the whole trial."""
-
-_FAILURES = {
-    "compile": Status.COMPILE_ERROR,
-    "compile_timeout": Status.COMPILE_TIMEOUT,
-    "shared_memory": Status.OUT_OF_RESOURCES,
-    "runtime": Status.RUNTIME_ERROR,
-    "wrong": Status.WRONG,
-}
 
 
 def drive(
@@ -73,71 +64,6 @@ def _send(proposals: Proposals, trials: Sequence[Trial]) -> Sequence[Config] | N
         return proposals.send(trials)
     except StopIteration:
         return None
-
-
-class RecordedSpace:
-    """A search space whose every config was measured once, replayed from a ``.json.gz`` file.
-
-    The file is one JSON object: ``params`` maps names to ordered values; ``code`` lists the recorded configs, each as
-    one number (positions of its values as mixed-radix digits, the first parameter's most significant); ``time`` holds
-    their latencies in ms, null where they failed, and ``fail`` the reasons by row. A config that is not recorded
-    breaks a static constraint: ``space`` refuses it.
-    """
-
-    def __init__(self, name: str, values: Mapping[str, Sequence[Any]], trials: Mapping[int, tuple[Status, float]]):
-        self.name = name
-        self._digits = {p: {_plain(v): i for i, v in enumerate(column)} for p, column in values.items()}
-        self._trials = trials
-        self.latencies = sorted(latency for _, latency in trials.values() if math.isfinite(latency))
-        """The finite latencies in ms, ascending."""
-        self.space = ConfigSpace({p: _kind(column) for p, column in values.items()}, self._recorded)
-
-    @classmethod
-    def load(cls, path: Path) -> RecordedSpace:
-        """Raises OSError, ValueError or KeyError where the file is not such a space."""
-        with gzip.open(path, "rt") as file:
-            data = json.load(file)
-        failed = {int(row): _FAILURES[reason] for row, reason in data["fail"].items()}
-        trials = {
-            code: (failed.get(row, Status.OK), math.inf if latency is None else latency)
-            for row, (code, latency) in enumerate(zip(data["code"], data["time"], strict=True))
-        }
-        return cls(data["name"], data["params"], trials)
-
-    def __len__(self) -> int:
-        return len(self._trials)
-
-    @property
-    def best_ms(self) -> float:
-        return self.latencies[0]
-
-    def measure(self, config: Config) -> Trial:
-        """The recorded trial of an allowed config."""
-        return Trial(config, *self._trials[self._code(config)])
-
-    def _recorded(self, config: Config) -> bool:
-        return self._code(config) in self._trials
-
-    def _code(self, config: Config) -> int:
-        code = 0
-        for name, digits in self._digits.items():
-            code = code * len(digits) + digits[_plain(config[name])]
-        return code
-
-
-def _kind(values: Sequence[Any]) -> Parameter:
-    """The narrowest kind of parameter with these ordered values."""
-    low, high = values[0], values[-1]
-    if all(type(v) is int for v in values):
-        if list(values) == list(range(low, high + 1)):
-            return integer(low, high)
-        if low > 0 and low & (low - 1) == 0 and list(values) == [low << i for i in range(len(values))]:
-            return power_of_two(low, high)
-    return choice(*(tuple(v) if isinstance(v, list) else v for v in values))
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class ScriptedModel:
@@ -175,12 +101,24 @@ def _mixed() -> ConfigSpace:
     return ConfigSpace(kinds)
 
 
+def _conditional() -> ConfigSpace:
+    kinds: dict[str, Parameter] = {
+        "group": integer(1, 8, default=2, when={"swizzle": True}),
+        "swizzle": boolean(when={"programs": ("persistent", "persistent interleaved")}),
+        "multiplier": power_of_two(1, 128, default=2, when={"programs": ("persistent", "persistent interleaved")}),
+        "programs": choice("flat", "grid", "persistent", "persistent interleaved"),
+        "order": permutation(3, when={"programs": ("grid", "persistent"), "swizzle": False}),
+    }
+    return ConfigSpace(kinds, lambda c: c["group"] * c["multiplier"] <= 256)
+
+
 SPACES: Mapping[str, Callable[[], ConfigSpace]] = {
     "one config": lambda: ConfigSpace({"tile": integer(3, 3)}),
     "two configs": lambda: ConfigSpace({"unroll": boolean()}),
     "no parameters": lambda: ConfigSpace({}),
     "small": lambda: ConfigSpace({"tile": power_of_two(1, 8), "unroll": boolean(), "mode": choice("a", "b", "c")}),
     "every kind": _mixed,
+    "conditions": _conditional,
     "few allowed": lambda: ConfigSpace(
         {"x": integer(0, 999), "y": integer(0, 999)}, lambda c: bool((7 * c["x"] + c["y"]) % 997 == 3)
     ),

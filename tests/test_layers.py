@@ -16,14 +16,16 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A module imports only what stands above it; a name stands for a module or for a whole sub-package.
 HOUSE = [
-    ["errors", "trial", "parameter", "space", "threshold", "versions"],
+    ["errors", "trial", "condition", "parameter", "space", "threshold", "versions"],
     ["statistics", "timing", "record", "gate"],
     ["search"],
     ["files", "nvidia", "gpu", "worker", "introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
-    ["workload", "station", "launcher", "benchmark", "cache", "baseline"],
+    ["workload", "station", "launcher", "benchmark", "family", "cache", "baseline"],
+    ["recorded", "recording", "comparison"],
     ["options", "settings", "outcome", "driver", "judging", "choosing", "verdicts", "session"],
     ["report", "results", "live"],
     ["api", "contract_backend", "testing", "identity", "fixture", "plugin"],
+    ["commands", "__main__"],
 ]
 LAYERS = [name for storey in HOUSE for name in storey]
 
@@ -31,7 +33,7 @@ STRANGERS = {"files", "gpu", "worker", "backends", "llm"}
 """Doors to the outside world, each of which must be usable without the others."""
 
 PYTEST_USERS = {"plugin", "fixture", "identity", "testing", "contract_backend"}
-LAZY = ("torch", "triton", "sklearn", "scipy", "numpy", "httpx", "filelock", "cloudpickle")
+LAZY = ("torch", "triton", "sklearn", "scipy", "numpy", "httpx", "filelock", "cloudpickle", "matplotlib")
 
 
 def module_name(path: Path) -> str:
