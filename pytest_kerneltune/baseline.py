@@ -68,10 +68,11 @@ def baseline_path(directory: Path, device_slug: str, module: str) -> Path:
 
 def other_devices(directory: Path, module: str, device_slug: str) -> list[str]:
     """Slugs of the other devices that have baselines of ``module``, sorted."""
-    if not directory.is_dir():
+    try:
+        slugs = sorted(child.name for child in directory.iterdir())
+    except OSError:  # no directory, or none that may be listed
         return []
-    slugs = (child.name for child in directory.iterdir() if baseline_path(directory, child.name, module).is_file())
-    return sorted(slug for slug in slugs if slug != device_slug)
+    return [slug for slug in slugs if slug != device_slug and baseline_path(directory, slug, module).is_file()]
 
 
 def load_baselines(path: Path) -> BaselineFile:

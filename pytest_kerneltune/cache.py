@@ -5,6 +5,7 @@
     DIRECTORY/ab/abcd....json           the entry of the fingerprint abcd...
     DIRECTORY/ab/abcd....json.lock      held by the process that tunes it
     DIRECTORY/ab/abcd....trials.jsonl   its trials so far, one a line
+    DIRECTORY/families/                 which entries are of one kernel (``family.py``)
 
 1. Of the processes that want a fingerprint, one tunes (``flight``); the others wait for it and find its entry.
 2. A trial is on disk before the next is made, and stays there until an entry that holds it is written: a search that
@@ -18,8 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -29,12 +29,13 @@ from typing import Any, Protocol
 
 from pytest_kerneltune import files
 from pytest_kerneltune.errors import StoreError
+from pytest_kerneltune.family import FINGERPRINT, Family, Member
 from pytest_kerneltune.search import Effort
 from pytest_kerneltune.trial import Budget, Config, Trial
 
 SCHEMA = 1
 
-_FINGERPRINT = re.compile("[0-9a-f]{4,64}")
+_MOST_RELATED = 20
 _RANK = {Effort.NONE: 0, Effort.QUICK: 1, Effort.FULL: 2}
 
 
@@ -48,7 +49,8 @@ class Entry:
 
     ``trials`` are all attempts, in order; ``winner`` is None where all failed. ``finished`` says that the search ended
     by itself: no budget cut it short. ``budget_seconds`` and ``budget_configs`` are the budget it had, None for no
-    limit. ``created`` is an ISO 8601 date; ``origin`` says what made it (host, versions, device).
+    limit. ``created`` is an ISO 8601 date; ``origin`` says what made it (host, versions, device). ``family`` and
+    ``inputs`` (one line each) are what other kernels are related by; entries of older versions have neither.
     """
 
     fingerprint: str
@@ -63,6 +65,8 @@ class Entry:
     budget_seconds: float | None = None
     budget_configs: int | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    family: str = ""
+    inputs: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def satisfies(self, effort: Effort, budget: Budget) -> bool:
@@ -87,6 +91,7 @@ class Entry:
             "winner": None if self.winner is None else dict(self.winner),
             "effort": str(self.effort),
             "origin": dict(self.origin),
+            "inputs": list(self.inputs),
         }
 
     @classmethod
@@ -111,6 +116,8 @@ class Entry:
             budget_seconds=_limit(data, "budget_seconds", int, float),
             budget_configs=_limit(data, "budget_configs", int),
             origin=_strings(_typed(data, "origin", dict)),
+            family=_typed({"family": "", **data}, "family", str),
+            inputs=_lines(_typed({"inputs": [], **data}, "inputs", list)),
             schema=schema,
         )
 
@@ -139,6 +146,12 @@ def _strings(data: dict[str, Any]) -> dict[str, str]:
     if not all(isinstance(value, str) for value in data.values()):
         raise ValueError("'origin' holds something other than strings")
     return data
+
+
+def _lines(data: list[Any]) -> tuple[str, ...]:
+    if not all(isinstance(line, str) for line in data):
+        raise ValueError("'inputs' holds something other than strings")
+    return tuple(data)
 
 
 def _config(data: Mapping[str, Any]) -> Config:
@@ -186,6 +199,9 @@ class TuningCache(Protocol):
     def lookup(self, fingerprint: str) -> Entry | None:
         """The entry as it is now, without waiting for who may be tuning."""
 
+    def related(self, family: str, own: Member) -> Sequence[Entry]:
+        """Entries of the same kernel at other inputs or before an edit, most alike first; not ``own``'s."""
+
     def flight(self, fingerprint: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[Flight]:
         """Our turn at tuning; waits for who is tuning the same, after one call of ``on_wait``."""
 
@@ -195,6 +211,9 @@ class NoCache:
 
     def lookup(self, fingerprint: str) -> None:
         return None
+
+    def related(self, family: str, own: Member) -> Sequence[Entry]:
+        return ()
 
     @contextmanager
     def flight(self, fingerprint: str, on_wait: Callable[[], None] | None = None) -> Iterator[Flight]:
@@ -220,6 +239,16 @@ class Cache:
                 with files.locked(path, timeout_s=0):
                     return self._checked(path, fingerprint)
         return None
+
+    def related(self, family: str, own: Member) -> Sequence[Entry]:
+        """At most 20 entries of ``family`` but ``own``'s, most alike first; what cannot be read is left out."""
+        found = []
+        for member in Family(self.directory, family).alike(own)[:_MOST_RELATED]:
+            with suppress(StoreError, ValueError):
+                entry = _read(self._path(member.fingerprint), member.fingerprint)
+                if entry is not None and entry.family == family:
+                    found.append(entry)
+        return found
 
     @contextmanager
     def flight(self, fingerprint: str, on_wait: Callable[[], None] | None = None) -> Iterator[Flight]:
@@ -261,7 +290,7 @@ class Cache:
                 self._warn(f"tuning cache: {error}; going on without it")
 
     def _path(self, fingerprint: str) -> Path:
-        if not _FINGERPRINT.fullmatch(fingerprint):
+        if not FINGERPRINT.fullmatch(fingerprint):
             raise ValueError(f"{fingerprint!r} is not a fingerprint")
         return self.directory / fingerprint[:2] / f"{fingerprint}.json"
 
@@ -296,6 +325,9 @@ class _DiskFlight(Flight):
         with self._tolerant("write"):
             files.write_json(self._path, entry.to_json())
             files.remove(self._journal)
+            if entry.family:
+                member = Member(entry.fingerprint, entry.kernel, entry.inputs, entry.created)
+                Family(self._path.parents[1], entry.family).add(member)
 
 
 def _read(path: Path, fingerprint: str) -> Entry | None:

@@ -16,9 +16,10 @@ from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.cache import Entry, Flight, TuningCache
 from pytest_kerneltune.driver import Driver, Progress, SearchRun, pick_winner, search_rng, stages
 from pytest_kerneltune.errors import KernelError, LLMError, SpaceError
+from pytest_kerneltune.family import Member
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
-from pytest_kerneltune.search import Context, Effort, Search, create, search_class
+from pytest_kerneltune.search import Context, Effort, Related, Search, create, search_class
 from pytest_kerneltune.search.guided import MODEL
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget, Config, Trial
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 MODEL_COMPILE_S = 15.0
 """Seconds that compiling a config may take which a language model proposed, unless set otherwise: models like big
 tiles, and what compiles for longer is seldom fast."""
+
+_MOST_PARALLEL = 8  # configs compiled at once that a search is told of: choosing more at a time costs it knowledge
 
 
 @dataclass(frozen=True)
@@ -113,39 +116,66 @@ class Tuner:
         return choice if choice.config is not None and bench.check(choice.config).ok else None
 
     def _search(self, workload: Workload, bench: Benchmark, hardware: Sequence[str], flight: Flight) -> Choice:
-        settings, effort = self.settings, self._effort
-        search = create(str(settings.autotune), effort, self._context(workload, hardware))
-        if settings.llm.max_rounds is not None and hasattr(search, "with_rounds"):
-            search = search.with_rounds(settings.llm.max_rounds)
-        asked = len(self._calls)
+        self._messages.clear()
+        search, asked = self._created(workload, hardware), len(self._calls)
+        prior = self._prior(workload, flight)
+        rng = search_rng(self.settings.autotune_seed, workload.name)
+        run = self._driver(workload, bench, flight).drive(search, rng, prior)
+        winner = _winner(bench, run)
+        flight.store(self._entry(workload, run, winner, _unrepeated(workload, flight, run)))
+        self._messages += [*self._model_messages(search, self._calls[asked:]), *_origins(search, prior)]
+        return Choice(winner, self._summary(run), tuple(run.trials))
+
+    def _created(self, workload: Workload, hardware: Sequence[str]) -> Search:
+        """The search that this run asks for, as the user limits it."""
+        search = create(str(self.settings.autotune), self._effort, self._context(workload, hardware))
+        rounds = self.settings.llm.max_rounds
+        if rounds is None or not hasattr(search, "with_rounds"):
+            return search
+        limited: Search = search.with_rounds(rounds)
+        return limited
+
+    def _prior(self, workload: Workload, flight: Flight) -> list[Trial]:
+        """What earlier runs measured of this very kernel, as far as it is to be believed."""
+        if self.settings.autotune_force:
+            return []
         known = flight.entry.trials if flight.entry and flight.entry.winner else ()
-        prior = [] if settings.autotune_force else _usable(workload, [*known, *flight.interrupted])
-        driver = Driver(
+        return _usable(workload, [*known, *flight.interrupted])
+
+    def _driver(self, workload: Workload, bench: Benchmark, flight: Flight) -> Driver:
+        return Driver(
             bench,
             workload.space,
             self._budget,
             flight.record,
             lambda p: self.progress(workload.name, p, self._budget),
-            {MODEL: settings.llm.compile_timeout_s or MODEL_COMPILE_S},
+            {MODEL: self.settings.llm.compile_timeout_s or MODEL_COMPILE_S},
         )
-        run = driver.drive(search, search_rng(settings.autotune_seed, workload.name), prior)
-        winner = _winner(bench, run)
-        measured = {workload.space.key(t.config) for t in run.trials}
-        earlier = [*(flight.entry.trials if flight.entry else ()), *flight.interrupted]
-        unrepeated = [t for t in _usable(workload, earlier) if workload.space.key(t.config) not in measured]
-        flight.store(self._entry(workload, run, winner, unrepeated))
-        self._messages += self._model_messages(search, self._calls[asked:])
-        return Choice(winner, self._summary(run, len(prior)), tuple(run.trials))
 
     def _context(self, workload: Workload, hardware: Sequence[str]) -> Context:
-        self._messages.clear()
-        subject = workload.subject(hardware, self.settings.llm.send_source is not False)
-        wanted = getattr(search_class(str(self.settings.autotune)), "uses_model", False)
-        model = self.model if wanted else None
-        if wanted and model is None and not self._messages:
-            self.__dict__.pop("model")  # says again, for this kernel too, why there is no model
-            model = self.model
-        return Context(workload.configs, model.submit if model is not None else None, subject)
+        model = self._model_if_wanted()
+        return Context(
+            configs=workload.configs,
+            model=model.submit if model is not None else None,
+            subject=workload.subject(hardware, self.settings.llm.send_source is not False),
+            related=self._related(workload),
+            # What runs in this process is not compiled.
+            parallel=min(_MOST_PARALLEL, self.settings.compile_jobs) if workload.kernel.isolated else 1,
+            second_stage=self.settings.llm.second_stage,
+        )
+
+    def _model_if_wanted(self) -> LanguageModel | None:
+        """The model, if the search asks one; where there is none, the messages say why, for every kernel."""
+        if not getattr(search_class(str(self.settings.autotune)), "uses_model", False):
+            return None
+        if self.model is None and not self._messages:
+            self.__dict__.pop("model")
+        return self.model
+
+    def _related(self, workload: Workload) -> Related:
+        own = Member(workload.fingerprint, workload.name, workload.description.inputs)
+        known = (tuple(_usable(workload, entry.trials)) for entry in self.cache.related(workload.family, own))
+        return tuple(trials for trials in known if trials)
 
     @property
     def _calls(self) -> list[Call]:
@@ -176,12 +206,11 @@ class Tuner:
             budget_seconds=self._budget.seconds,
             budget_configs=self._budget.configs,
             origin={"host": _host(), "device": workload.device_name, **versions()},
+            family=workload.family,
+            inputs=workload.description.inputs,
         )
 
-    def _summary(self, run: SearchRun, resumed: int) -> SearchSummary:
-        messages = list(self._messages)
-        if resumed:
-            messages.append(f"continued from {resumed} configs that an earlier run measured")
+    def _summary(self, run: SearchRun) -> SearchSummary:
         return SearchSummary(
             "search",
             algorithm=str(self.settings.autotune),
@@ -192,7 +221,7 @@ class Tuner:
             seconds=run.seconds,
             stopped=run.stopped,
             stages=stages(run),
-            messages=tuple(messages),
+            messages=tuple(self._messages),
         )
 
 
@@ -217,6 +246,23 @@ def _usable(workload: Workload, trials: Sequence[Trial]) -> list[Trial]:
     space = workload.space
     usable = [replace(t, config=space.canonical(t.config)) for t in trials if space.contains(t.config)]
     return list({space.key(t.config): t for t in usable}.values())
+
+
+def _unrepeated(workload: Workload, flight: Flight, run: SearchRun) -> list[Trial]:
+    """Earlier trials of configs that ``run`` did not come across."""
+    measured = {workload.space.key(t.config) for t in run.trials}
+    earlier = [*(flight.entry.trials if flight.entry else ()), *flight.interrupted]
+    return [t for t in _usable(workload, earlier) if workload.space.key(t.config) not in measured]
+
+
+def _origins(search: Search, prior: Sequence[Trial]) -> list[str]:
+    """What the search knew when it began."""
+    messages = [f"continued from {len(prior)} configs that an earlier run measured"] if prior else []
+    related: Related = getattr(search, "related", ())
+    if related:
+        kernels = "1 related kernel" if len(related) == 1 else f"{len(related)} related kernels"
+        messages.append(f"started from {sum(map(len, related))} configs of {kernels}")
+    return messages
 
 
 def _winner(bench: Benchmark, run: SearchRun) -> Config | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -48,11 +47,6 @@ class DeviceInfo:
     hard: Mapping[str, str] = field(default_factory=dict)
     facts: tuple[str, ...] = ()
     uuid: str = ""
-
-    @property
-    def slug(self) -> str:
-        """The name as a file name: "NVIDIA H200" is "nvidia-h200"."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or self.kind
 
 
 def cuda_available() -> str | None:

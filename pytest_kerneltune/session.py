@@ -19,7 +19,7 @@ from typing import Any
 
 from pytest_kerneltune import judging, verdicts
 from pytest_kerneltune.backends import Kernel
-from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines
+from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines, other_devices
 from pytest_kerneltune.benchmark import Benchmark, Limits
 from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
@@ -129,7 +129,9 @@ class _Evaluator:
     def __init__(self, session: Session, workload: Workload) -> None:
         self._session, self._workload, self._settings = session, workload, session.settings
         self._device = session.device(workload.kernel)
-        self._file = self._baseline_file()
+        self._slug = device_slug(self._device.name)
+        self._folder, self._module = self._baseline_place()
+        self._file = baseline_path(self._folder, self._slug, self._module)
         stored = load_baselines(self._file).rows.get(workload.name)
         self._baseline = stored if stored is None else self._in_space(stored)
 
@@ -162,13 +164,14 @@ class _Evaluator:
             return self._evaluation(bench, replace(choice, config=None), verdicts.unusable(name, [trial]))
         contract = self._contract(method)
         policy = Policy(threshold=self._threshold)
+        others = other_devices(self._folder, self._module, self._slug) if self._baseline is None else ()
         known = self._baseline is not None and self._workload.space.contains(self._baseline.config)
         measured = judging.measure(bench, choice.config, self._baseline, contract, policy, known)
 
         def verdict_at(threshold: float | None, missing: str | None) -> VerdictSummary:
             chosen = policy if threshold is None else Policy(threshold=threshold)
             verdict = measured.verdict(self._baseline, contract, chosen)
-            subject = verdicts.Subject(name, self._command, measured.latency_ms, measured.config)
+            subject = verdicts.Subject(name, self._command, measured.latency_ms, measured.config, others)
             return verdicts.judged(verdict, self._baseline, subject, self._settings, missing)
 
         verdict = verdict_at(None, None)
@@ -211,15 +214,15 @@ class _Evaluator:
             warnings=self._session.take_warnings(),
         )
 
-    def _baseline_file(self) -> Path:
+    def _baseline_place(self) -> tuple[Path, str]:
+        """The directory of the baselines, and what the kernel's file is called there."""
         root, settings = self._settings.root, self._settings
         file = root / self._workload.file
         if settings.baseline_dir is None:
-            directory = file.parent / "__kerneltune__"
-        else:  # one directory for all: modules of one name are told apart by their folders
-            inside = file.parent.relative_to(root) if file.is_relative_to(root) else Path()
-            return baseline_path(settings.baseline_dir, device_slug(self._device.name), str(inside / file.stem))
-        return baseline_path(directory, device_slug(self._device.name), file.stem)
+            return file.parent / "__kerneltune__", file.stem
+        # One directory for all: modules of one name are told apart by their folders.
+        inside = file.parent.relative_to(root) if file.is_relative_to(root) else Path()
+        return settings.baseline_dir, str(inside / file.stem)
 
     def _shown(self, path: Path) -> str:
         root = self._settings.root

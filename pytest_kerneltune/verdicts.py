@@ -26,16 +26,21 @@ REMEDIES: Mapping[str, str] = {
 
 NO_SEARCH = SearchSummary("none")
 _SHOWN_FAILURES = 5
+_SHOWN_DEVICES = 5
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The kernel that a verdict is about; ``command`` is what to type, without ``--update-baselines``."""
+    """The kernel that a verdict is about; ``command`` is what to type, without ``--update-baselines``.
+
+    ``other_devices`` are those with baselines of the kernel's file.
+    """
 
     name: str
     command: str
     latency_ms: float
     config: Config
+    other_devices: Sequence[str] = ()
 
 
 def judged(
@@ -45,16 +50,18 @@ def judged(
     kind = verdict.kind
     accepted = settings.updates(kind.value) and kind is not VerdictKind.INVALID  # which is never made a baseline
     fails = _fails(kind, settings, missing or settings.missing_baseline) and not accepted
-    details = ""
+    details, reason = "", verdict.reason
+    if kind is VerdictKind.NEW and subject.other_devices:
+        reason += f"; other devices have baselines of this file: {', '.join(subject.other_devices[:_SHOWN_DEVICES])}"
     if kind is VerdictKind.REGRESSED and baseline is not None:
         accept = f"{subject.command} --update-baselines=regressed"
         details = regression_message(verdict, baseline, subject.latency_ms, subject.config, subject.name, accept)
     elif fails:
         remedy = REMEDIES[kind.value].format(command=subject.command)
-        details = f"{subject.name} {kind.value}: {verdict.reason}\n  {remedy}"
+        details = f"{subject.name} {kind.value}: {reason}\n  {remedy}"
     return VerdictSummary(
         kind=kind.value,
-        summary=verdict.reason,
+        summary=reason,
         details=details,
         fails=fails,
         change=_numbers(verdict.change),

@@ -78,6 +78,15 @@ class Workload:
         return _digest(content)
 
     @cached_property
+    def family(self) -> str:
+        """A sha256 hex digest that this kernel shares with itself at other parameters and before an edit.
+
+        Of the device, the file's stem and the name without its parameters.
+        """
+        stem, name = PurePosixPath(self.file).stem, self.name.partition("[")[0]
+        return _digest({"name": f"{stem}::{name}", "device": dict(self.device_key)})
+
+    @cached_property
     def inputs_digest(self) -> str:
         """A sha256 hex digest of the inputs alone: measurements of different inputs are never compared."""
         return _digest(self.description.inputs)

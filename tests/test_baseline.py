@@ -74,6 +74,7 @@ def write_raw(path: Path, text: str) -> None:
     [
         ("NVIDIA H200", "nvidia-h200"),
         ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "nvidia-a100-sxm4-80gb-mig-1g-10gb"),
+        ("AMD EPYC 9654 (96-Core) @ 2.4GHz", "amd-epyc-9654-96-core-2-4ghz"),
         ("Intel(R) Xeon(R) Platinum 8468V CPU @ 2.10GHz", "intel-xeon-platinum-8468v-cpu-2-10ghz"),
         ("../..", "unnamed"),
         ("", "unnamed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,11 +20,13 @@ from hypothesis import strategies as st
 
 from pytest_kerneltune import cache as cache_module
 from pytest_kerneltune.cache import SCHEMA, Cache, Entry, NewerSchema, NoCache, TuningCache
+from pytest_kerneltune.family import Member
 from pytest_kerneltune.search import Effort
 from pytest_kerneltune.trial import Budget, Status, Trial
 
 ROOT = Path(cache_module.__file__).parents[1]
 ONE, TWO = "a1" * 32, "b2" * 32
+FAMILY = "fa" * 32
 TRIALS = tuple(Trial({"BLOCK": 1 << n, "order": (1, 0)}, latency_ms=1.5 / (n + 1), samples_ms=(1.5,)) for n in range(3))
 FAILED = Trial({"BLOCK": 64, "order": (0, 1)}, status=Status.CRASH, reason="segmentation fault")
 ENTRY = Entry(
@@ -154,6 +157,8 @@ entries = st.builds(
     budget_seconds=st.none() | finite,
     budget_configs=st.none() | st.integers(0, 10**6),
     origin=st.dictionaries(st.text(), st.text(), max_size=3),
+    family=st.sampled_from(["", "fa" * 32]),
+    inputs=st.lists(st.text(), max_size=3).map(tuple),
 )
 
 
@@ -196,6 +201,10 @@ def test_an_entry_is_found_as_it_was_stored(tmp_path_factory: pytest.TempPathFac
         {"budget_configs": True},
         {"created": "yesterday"},
         {"origin": {"host": 1}},
+        {"family": 1},
+        {"family": ["fa"]},
+        {"inputs": "x: float16[8]"},
+        {"inputs": [1]},
     ],
     ids=str,
 )
@@ -222,6 +231,12 @@ def test_an_entry_is_an_object(data: Any) -> None:
 
 def test_a_field_that_a_later_version_may_add_is_ignored() -> None:
     assert Entry.from_json({**ENTRY.to_json(), "remark": "new"}) == ENTRY
+
+
+def test_an_entry_of_an_older_version_is_of_no_family() -> None:
+    data = replace(ENTRY, family=FAMILY, inputs=("x: float16[8]",)).to_json()
+    del data["family"], data["inputs"]
+    assert Entry.from_json(data) == ENTRY
 
 
 def test_a_newer_schema_is_told_from_a_malformed_entry() -> None:
@@ -512,6 +527,83 @@ def test_a_trial_that_is_no_json_is_a_warning(cache: Cache, warnings: list[str])
     assert len(warnings) == 1
 
 
+# -- related entries
+
+OWN = Member("00" * 32, "softmax[n1000]", ())
+
+
+def put_relative(cache: Cache, size: int, **changes: Any) -> Entry:
+    """Store the entry of the kernel at another size, which its fingerprint ends with."""
+    own = {"fingerprint": f"{size:064x}", "kernel": f"softmax[n{size}]", "family": FAMILY}
+    entry = replace(ENTRY, **{**own, **changes})
+    put(cache, entry)
+    return entry
+
+
+def test_related_entries_come_most_alike_first(cache: Cache, warnings: list[str]) -> None:
+    far, edit, near = (put_relative(cache, size) for size in (16, 1000, 1024))
+    put(cache, replace(ENTRY, fingerprint=TWO))
+    put_relative(cache, 999, fingerprint=OWN.fingerprint)
+    put_relative(cache, 1001, family="fb" * 32)
+    put_relative(cache, 1002, family="")
+    assert cache.related(FAMILY, OWN) == [edit, near, far]
+    assert cache.related("fc" * 32, OWN) == []
+    assert warnings == []
+
+
+def test_looking_for_related_entries_makes_nothing(cache: Cache) -> None:
+    assert cache.related(FAMILY, OWN) == []
+    assert not cache.directory.exists()
+
+
+def test_at_most_twenty_related_entries_are_read(cache: Cache) -> None:
+    entries = [put_relative(cache, size) for size in range(1000, 1030)]
+    assert cache.related(FAMILY, OWN) == entries[:20]
+
+
+def test_an_entry_of_many_trials_is_related_by_its_newest_state(cache: Cache) -> None:
+    put_relative(cache, 1000)
+    again = put_relative(cache, 1000, trials=TRIALS[:1], created="2025-02-02")
+    assert cache.related(FAMILY, OWN) == [again]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "null", "[]"])
+def test_a_related_entry_that_cannot_be_read_is_left_out_and_left_alone(
+    cache: Cache, warnings: list[str], content: str | None
+) -> None:
+    gone, kept = put_relative(cache, 1000), put_relative(cache, 16)
+    path = cache.directory / gone.fingerprint[:2] / f"{gone.fingerprint}.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    assert cache.related(FAMILY, OWN) == [kept]
+    assert path.exists() is (content is not None)
+    assert warnings == []
+
+
+def test_an_entry_that_has_left_the_family_is_not_related(cache: Cache) -> None:
+    entry = put_relative(cache, 1000)
+    put(cache, replace(entry, family="fb" * 32))
+    assert cache.related(FAMILY, OWN) == []
+
+
+def test_without_its_families_a_cache_still_has_its_entries(cache: Cache) -> None:
+    entry = put_relative(cache, 1000)
+    shutil.rmtree(cache.directory / "families")
+    assert cache.related(FAMILY, OWN) == []
+    assert cache.lookup(entry.fingerprint) == entry
+
+
+def test_a_family_that_cannot_be_written_harms_no_entry(cache: Cache, warnings: list[str]) -> None:
+    cache.directory.mkdir()
+    (cache.directory / "families").touch()
+    entry = put_relative(cache, 1000)
+    assert cache.lookup(entry.fingerprint) == entry
+    assert cache.related(FAMILY, OWN) == []
+    assert len(warnings) == 1
+
+
 # -- no cache
 
 
@@ -524,4 +616,5 @@ def test_no_cache_has_the_same_verbs_and_keeps_nothing(tmp_path: Path) -> None:
             flight.record(TRIALS[0])
             flight.store(ENTRY)
         found.append(cache.lookup(ONE))
+        assert list(cache.related(FAMILY, OWN)) == []
     assert found == [None, ENTRY]

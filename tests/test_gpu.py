@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from pytest_kerneltune.gpu import (
-    DeviceInfo,
     EventTimer,
     GpuWatch,
     cpu_device,
@@ -194,12 +193,6 @@ def test_without_nvidia_smi_the_watch_says_so(tmp_path: Path, monkeypatch: pytes
 
 
 # Devices
-
-
-def test_a_name_becomes_a_slug() -> None:
-    assert DeviceInfo("cuda", "NVIDIA H200").slug == "nvidia-h200"
-    assert DeviceInfo("cpu", "AMD EPYC 9654 (96-Core) @ 2.4GHz").slug == "amd-epyc-9654-96-core-2-4ghz"
-    assert DeviceInfo("cpu", "???").slug == "cpu"
 
 
 @pytest.mark.parametrize(

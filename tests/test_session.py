@@ -17,7 +17,7 @@ import pytest
 import pytest_kerneltune
 from pytest_kerneltune import CKernel, PythonKernel, integer
 from pytest_kerneltune.backends import Kernel
-from pytest_kerneltune.baseline import write_baselines
+from pytest_kerneltune.baseline import baseline_path, write_baselines
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.gpu import cpu_device
 from pytest_kerneltune.record import Baseline
@@ -100,6 +100,16 @@ def test_a_kernel_is_evaluated_once_whoever_asks(opened: Open) -> None:
     assert session.evaluate(asked) is first
     assert kernel.seen == [3]
     assert session.evaluate(other) is not first
+
+
+def test_a_new_kernel_is_told_which_other_devices_have_baselines(opened: Open, root: Path) -> None:
+    other = Baseline({"n": 0}, 1.0, {}, {}, 0.01, 16, {"method": "wall"})
+    for inside in (root / "perf" / "__kerneltune__", root / "baselines"):
+        module = "test_it" if inside.name == "__kerneltune__" else "perf/test_it"
+        write_baselines(baseline_path(inside, "another-device", module), {}, {"kernel": other})
+    for options in ({}, {"baseline_dir": str(root / "baselines")}):
+        verdict = opened(autotune="none", **options).evaluate(workload(Counted())).outcome.verdict
+        assert (verdict.kind, verdict.summary.endswith("baselines of this file: another-device")) == ("new", True)
 
 
 def test_without_a_search_the_best_known_config_is_timed(opened: Open, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ def test_only_a_regression_fails_unless_told_otherwise() -> None:
 def test_each_uncertain_verdict_has_its_own_policy(kind: VerdictKind, option: str) -> None:
     options = {option: "fail"}
     assert [k for k in VerdictKind if fails(k, **options)] == [k for k in VerdictKind if k in (kind, "regressed")]
+
+
+def test_a_missing_baseline_names_the_devices_that_have_some() -> None:
+    new = Verdict(VerdictKind.NEW, "there is no baseline yet")
+    subject = replace(SUBJECT, other_devices=["nvidia-a100", "nvidia-h100"])
+    verdict = judged(new, None, subject, settings(missing_baseline="fail"))
+    said = "there is no baseline yet; other devices have baselines of this file: nvidia-a100, nvidia-h100"
+    assert verdict.summary == said
+    assert said in verdict.details
+    assert judged(new, None, SUBJECT, settings()).summary == "there is no baseline yet"
 
 
 def test_a_marker_replaces_the_policy_for_missing_baselines() -> None:

@@ -124,6 +124,23 @@ def test_inputs_have_a_digest_of_their_own() -> None:
     assert workload(kernel=c_kernel(), name="another").inputs_digest == digests[0]
 
 
+def test_a_family_is_one_kernel_at_any_parameters_before_and_after_an_edit() -> None:
+    alike: list[dict[str, Any]] = [
+        {"name": "sum[n2]"},
+        {"name": "sum"},
+        {"file": "elsewhere/test_sum.py"},
+        {"kernel": c_kernel(count=16)},
+        {"space": ConfigSpace({"x": boolean()})},
+    ]
+    assert {workload(**changes).family for changes in alike} == {workload().family}
+    others: list[dict[str, Any]] = [
+        {"name": "summed[n1]"},
+        {"file": "perf/test_o.py"},
+        {"device_key": {"cpu": "other"}},
+    ]
+    assert len({workload().family, *(workload(**changes).family for changes in others)}) == 4
+
+
 def test_known_good_configs_become_canonical() -> None:
     space = ConfigSpace({"shape": choice((1, 2), (2, 1)), "tile": power_of_two(1, 8)})
     good = json.loads('{"tile": 4, "shape": [2, 1]}')

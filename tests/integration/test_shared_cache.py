@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -107,6 +107,38 @@ def test_a_changed_kernel_is_tuned_anew(suite: Suite) -> None:
     run = suite.run(FINITE)
     assert run.kernels["first"]["search"]["source"] == "cache"
     assert run.kernels["second"]["search"]["source"] == "search"
+
+
+SIZES = """
+@tunable(space={"x": integer(0, 999), "block": choice(1, 2, 4)}, params=[1, 2], ids=["n1024", "n2048"])
+def kernel(request):
+    return lambda x, block: spin(MS * request.param * (1 + abs(x - 700) / 500 + (5 - block)))
+
+def test_kernel(kernel): pass
+"""
+
+
+def test_a_search_starts_from_the_same_kernel_at_another_size_and_before_an_edit(suite: Suite) -> None:
+    suite.write("test_it.py", SIZES)
+    tree, small, large = "--autotune=LFBOTreeSearch", "test_it.py::test_kernel[n1024]", "test_it.py::test_kernel[n2048]"
+    first = suite.run_process(tree, "--autotune-configs=6", small)
+    assert "related" not in first.out
+    second = suite.run_process(tree, "--autotune-configs=2", large)
+    assert "started from 6 configs of 1 related kernel" in second.out
+    assert _fastest(first.kernels["kernel[n1024]"]) in _configs(second.kernels["kernel[n2048]"])
+    suite.edit("test_it.py", "spin(MS * request", "spin(2 * MS * request")
+    third = suite.run_process(tree, "--autotune-configs=3", small)
+    assert "started from 8 configs of 2 related kernels" in third.out
+    assert _fastest(first.kernels["kernel[n1024]"]) in _configs(third.kernels["kernel[n1024]"])
+
+
+def _configs(kernel: Any) -> list[Any]:
+    return [trial["config"] for trial in kernel["trials"]]
+
+
+def _fastest(kernel: Any) -> Any:
+    worked = [trial for trial in kernel["trials"] if "latency_ms" in trial]
+    return min(worked, key=lambda trial: trial["latency_ms"])["config"]
 
 
 def test_a_corrupt_entry_is_set_aside_with_a_warning(suite: Suite) -> None:
