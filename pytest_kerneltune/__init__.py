@@ -2,16 +2,20 @@
 
 A map of the house, from the bottom up; a module imports only what stands above it.
 
-- ``errors``, ``trial``, ``parameter``, ``space``, ``threshold``, ``versions``: what everything speaks about.
-- ``timing``, ``statistics``, ``record``, ``gate``: pure numbers: how often to launch, what readings say, the verdict.
+- ``errors``, ``trial``, ``condition``, ``parameter``, ``space``, ``threshold``, ``versions``: what all speak about.
+- ``statistics``, ``timing``, ``record``, ``gate``: pure numbers: how often to launch, what readings say, the verdict.
 - ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
 - ``files``, ``gpu`` (with ``nvidia``), ``worker``: the outside world: locked files, devices, killable processes.
 - ``source`` (with ``syntax``, ``csource``, ``introspection``), ``packing``: a kernel's source and how it travels.
 - ``backends/``: kinds of kernel, a row each in ``KERNELS``. ``llm/``: language models, a row each in ``PROVIDERS``.
-- ``workload``, ``station``, ``benchmark``, ``cache``, ``baseline``: a kernel at fixed inputs, measured and stored.
+- ``workload``, ``station`` (with ``launcher``), ``benchmark``: a kernel at fixed inputs, and how it is measured.
+- ``family``, ``cache``, ``baseline``: what is stored of a kernel, and of the same one at other shapes.
+- ``recorded``, ``recording``, ``comparison``: search spaces measured before, and how good searches are on them.
 - ``options``, ``settings``, ``outcome``, ``driver``, ``judging``, ``choosing``, ``verdicts``, ``session``: one run.
 - ``report/``, ``results``, ``live``: what the user reads.
-- ``api``, ``testing``, ``identity``, ``fixture``, ``plugin``: ``tune()``, contract tests for third parties, pytest.
+- ``api``, ``testing`` (with ``contract_backend``), ``identity``, ``fixture``, ``plugin``: ``tune()``, contract tests
+  for third parties, pytest.
+- ``commands/``: ``python -m pytest_kerneltune``, a row each in ``__main__.COMMANDS``.
 """
 
 from __future__ import annotations

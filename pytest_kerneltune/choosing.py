@@ -258,8 +258,8 @@ def _unrepeated(workload: Workload, flight: Flight, run: SearchRun) -> list[Tria
 def _origins(search: Search, prior: Sequence[Trial]) -> list[str]:
     """What the search knew when it began."""
     messages = [f"continued from {len(prior)} configs that an earlier run measured"] if prior else []
-    related: Related = getattr(search, "related", ())
-    if related:
+    used: Related = getattr(search, "used_related", ())
+    if related := [trials for trials in used if any(t.ok for t in trials)]:
         kernels = "1 related kernel" if len(related) == 1 else f"{len(related)} related kernels"
         messages.append(f"started from {sum(map(len, related))} configs of {kernels}")
     return messages

@@ -6,7 +6,7 @@
     ├── UsageError               a wrong argument, option or setting; the text names it and says what to do
     │   └── SpaceError           a parameter, constraint or config that does not fit its space
     ├── KernelError              a kernel that cannot be described, packed for a worker, compiled or run
-    ├── StoreError               a cache or baseline file that cannot be read or written
+    ├── StoreError               a file (cache, baseline, recorded space, ...) that cannot be read or written
     ├── LLMError                 a language model that could not be asked or did not answer usefully
     │   └── LLMUnavailable       no model is configured; the text names the variable to set
     ├── WorkerError              a worker process failed a request
@@ -40,7 +40,7 @@ class KernelError(KernelTuneError):
 
 
 class StoreError(KernelTuneError):
-    """A cache or baseline file that cannot be read or written."""
+    """A file (cache, baseline, recorded space, ...) that cannot be read or written."""
 
 
 class LLMError(KernelTuneError):

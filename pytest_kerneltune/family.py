@@ -73,9 +73,9 @@ class Family:
         return sorted((m for m in others if m.fingerprint != own.fingerprint), key=lambda m: _unlikeness(own, m))
 
     def _newest(self) -> Iterator[Member]:
-        for path in heapq.nlargest(_LOOKED_AT, self._files()):
+        for _, path in heapq.nlargest(_LOOKED_AT, self._files()):
             with suppress(StoreError, ValueError, KeyError, TypeError):
-                yield _member(path[1])
+                yield _member(path)
 
     def _files(self) -> Iterator[tuple[int, Path]]:
         """The members' files, each with when it was written; no links, and nothing else that only looks like one."""

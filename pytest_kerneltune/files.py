@@ -130,14 +130,23 @@ def _json_line(path: Path, data: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in UTF-8, newlines as they are, whole or not at all; raises StoreError.
+    """:func:`write_bytes` of ``text`` in UTF-8, newlines as they are."""
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        _fail("write", path, error)
+    write_bytes(path, content)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``, whole or not at all; raises StoreError.
 
     Directories are made as needed, a symbolic link is followed, the mode of an existing file is kept.
     """
     make_directory(path.parent)
     try:
-        _replace(path.resolve(), text.encode())
-    except (OSError, UnicodeEncodeError) as error:
+        _replace(path.resolve(), content)
+    except OSError as error:
         _fail("write", path, error)
 
 

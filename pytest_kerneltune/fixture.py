@@ -97,9 +97,10 @@ def tunable(
     """Make a pytest fixture of a function that returns a kernel; a test that requests it is a performance test.
 
     ``space`` maps parameter names to kinds (``choice``, ``boolean``, ``integer``, ``power_of_two``, ``permutation``,
-    ``list_of``), ``where`` is a constraint that is checked before anything is compiled, ``threshold`` this kernel's
-    regression threshold ("3%" or 0.03; else the session's), ``configs`` known-good configs to start from (a partial
-    one is completed from the defaults). The other arguments are those of ``pytest.fixture``. Raises UsageError.
+    ``list_of``; with ``when=`` it only matters beside given values of others), ``where`` is a constraint that is
+    checked before anything is compiled, ``threshold`` this kernel's regression threshold ("3%" or 0.03; else the
+    session's), ``configs`` known-good configs to start from (a partial one is completed from the defaults). The other
+    arguments are those of ``pytest.fixture``. Raises UsageError.
     """
     checked_space = ConfigSpace(space, where)
     limit = None if threshold is None else parse_threshold(threshold, "@tunable(threshold=...)")

@@ -238,9 +238,13 @@ def default_cache_directory(environment: Mapping[str, str]) -> Path:
     return (shared if shared.is_absolute() else home / ".cache") / "pytest-kerneltune"
 
 
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _default_jobs(environ: Mapping[str, str]) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // worker_count(environ))
+    return max(1, available_cores() // worker_count(environ))
 
 
 def _verdict_policy(kind: str, meaning: str) -> Option:
@@ -253,8 +257,8 @@ def _verdict_policy(kind: str, meaning: str) -> Option:
 OPTIONS = (
     Option(
         "autotune",
-        "tune the kernels of performance tests with the search ALGORITHM (bare: the default search), then time and "
-        "judge them; none: time and judge the best known config",
+        "tune the kernels of performance tests with the search ALGORITHM (bare: the default search; a wrong name is "
+        "answered with all names), then time and judge them; none: time and judge the best known config",
         search,
         metavar="ALGORITHM",
         bare="default",

@@ -88,16 +88,7 @@ class RecordedSpace:
             recorded = cls(name, values, trials, repeats if repeats.exists() else None)
         except KeyError as error:
             raise StoreError(f"{path} is not a recorded space: {error} is missing or unknown") from error
-        except (
-            OSError,
-            EOFError,
-            zlib.error,
-            ValueError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            SpaceError,
-        ) as error:
+        except (*_MALFORMED, SpaceError) as error:
             raise StoreError(f"{path} is not a recorded space: {error}") from error
         if not recorded.latencies:
             raise StoreError(f"{path} is of no use: none of its configs worked")

@@ -20,7 +20,8 @@ from pytest_kerneltune.errors import SpaceError
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.trial import Config
 
-_SAMPLE_TRIES = 5000
+_SAMPLE_TRIES = 5000  # draws for several configs, of which others can be found in other ways
+_LAST_TRIES = 20_000  # draws for a single one: after as many in vain, there is none
 _ENUMERABLE = 200_000
 _CONTROLLED = 5000  # assignments to the parameters that conditions depend on, gone through to count configs
 _NEAR, _FAR = 10_000, 30_000  # configs around the default, before other ways to an allowed one and after all of them
@@ -84,7 +85,7 @@ class ConfigSpace:
 
     def _any_allowed(self) -> Config | None:
         """An allowed config with each parameter at its default where that is allowed; None where none is found."""
-        drawn = self._rejection(random.Random(0), 1, frozenset()) or self._listed
+        drawn = self._rejection(random.Random(0), 1, frozenset(), _LAST_TRIES) or self._listed
         if not drawn:
             return None
         config = next(iter(drawn.values()))
@@ -189,19 +190,21 @@ class ConfigSpace:
 
         Uniform before normalising: by rejection; uniform after, from a list, where the space can be listed and is small
         or rejection finds too few. Where so little is allowed that neither will do, configs around the default, reached
-        by allowed steps.
+        by allowed steps; where that gives none, one from rejection that takes longer.
         """
         is_small = self.is_listable and self._count <= _SAMPLE_TRIES
-        found = {} if is_small else self._rejection(rng, count, seen)
-        if missing := count - len(found):
+        found = {} if is_small else self._rejection(rng, count, seen, _SAMPLE_TRIES)
+        if (missing := count - len(found)) > 0:
             others = self._listed if self.is_listable else self._around_default(rng, missing, seen)
             left = [key for key in others if key not in seen and key not in found]
             found.update((key, others[key]) for key in rng.sample(left, min(missing, len(left))))
+        if not found and not self.is_listable:
+            found = self._rejection(rng, min(count, 1), seen, _LAST_TRIES)
         return list(found.values())
 
-    def _rejection(self, rng: random.Random, count: int, seen: Collection[str]) -> dict[str, Config]:
+    def _rejection(self, rng: random.Random, count: int, seen: Collection[str], tries: int) -> dict[str, Config]:
         found: dict[str, Config] = {}
-        for _ in range(_SAMPLE_TRIES if self._is_drawable else 0):
+        for _ in range(tries if self._is_drawable else 0):
             if len(found) >= count:
                 break
             config = self._draw(rng)
@@ -216,7 +219,7 @@ class ConfigSpace:
     def _is_drawable(self) -> bool:
         """Whether uniform draws meet the constraint at all; asked once, as every vain attempt costs as much."""
         rng = random.Random(0)
-        return any(self.is_allowed(self._draw(rng)) for _ in range(_SAMPLE_TRIES))
+        return any(self.is_allowed(self._draw(rng)) for _ in range(_LAST_TRIES))
 
     def _around_default(self, rng: random.Random, count: int, seen: Collection[str]) -> dict[str, Config]:
         frontier, reached = [self.default], {self.key(self.default): self.default}

@@ -20,6 +20,7 @@ import pytest_kerneltune
 from pytest_kerneltune import CKernel, PythonKernel, TuneResult, integer, power_of_two, tune
 from pytest_kerneltune.errors import NothingMeasured, SpaceError, UsageError, WrongOutput
 from pytest_kerneltune.parameter import Parameter
+from pytest_kerneltune.search import DEFAULT_SEARCH
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Budget, Status
 
@@ -114,7 +115,7 @@ def test_the_default_search_on_a_c_kernel(cache: Path) -> None:
     space: dict[str, Parameter] = {"MODE": integer(0, 7, default=4), "UNUSED": power_of_two(1, 8), "-O": integer(1, 3)}
     result = tune(c_kernel(), space=space, budget=Budget(configs=20), cache=cache)
     assert result.config["MODE"] <= 2
-    assert result.outcome.search.algorithm == "LFBOTreeSearch"
+    assert result.outcome.search.algorithm == DEFAULT_SEARCH
 
 
 def test_a_plain_callable_user_configs_and_a_constraint(cache: Path) -> None:
@@ -210,7 +211,7 @@ def test_what_cannot_travel_to_a_worker_is_named(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"algorithm": "NoSuchSearch"}, "LFBOTreeSearch"),
+        ({"algorithm": "NoSuchSearch"}, DEFAULT_SEARCH),
         ({"effort": "huge"}, "quick"),
         ({"budget": -1}, "budget"),
         ({"budget": Budget(configs=0)}, "configs"),

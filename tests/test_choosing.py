@@ -38,6 +38,10 @@ class Spy:
         TOLD.append(context)
         return cls(context.configs, context.related)
 
+    @property
+    def used_related(self) -> Related:
+        return self.related
+
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
         known = {space.key(t.config) for t in prior}
         if new := [c for c in self.configs if space.key(c) not in known]:
@@ -182,6 +186,23 @@ def test_a_tree_search_measures_the_best_related_configs_first(tune: Tune) -> No
     assert [t.config for t in found.trials[:1]] == [{"x": 0, "tile": 1}]
     assert sorted(t.config["x"] for t in found.trials[1:4]) == [1, 2, 3]
     assert found.summary.messages == ("started from 3 configs of 1 related kernel",)
+
+
+@pytest.mark.parametrize(("effort", "count"), [("quick", 1), ("full", 0)])
+def test_what_is_said_of_related_kernels_is_true_at_every_effort(tune: Tune, effort: str, count: int) -> None:
+    tune(workload())
+    found = tune(workload("sum[n2048]"), autotune="LFBOTreeSearch", autotune_configs="4", autotune_effort=effort)
+    assert found.summary.messages == ("started from 3 configs of 1 related kernel",) * count
+
+
+def test_related_kernels_of_which_nothing_works_are_nothing_to_start_from(tune: Tune) -> None:
+    def broken(**_: int) -> int:
+        raise ValueError
+
+    tune(workload(kernel=PythonKernel(broken)))
+    found = tune(workload())
+    assert told() == [list(BASE)]
+    assert found.summary.messages == ()
 
 
 @pytest.mark.parametrize(("jobs", "expected"), [("1", 1), ("3", 3), ("64", 8)])

@@ -17,8 +17,9 @@ from pytest_kerneltune.parameter import boolean, choice, integer
 from pytest_kerneltune.search import Context, Effort, create
 from pytest_kerneltune.search.evolution import DESurrogateHybrid, DifferentialEvolutionSearch
 from pytest_kerneltune.search.history import History
-from pytest_kerneltune.search.regression import Surrogate, grow_regression_trees, levels
+from pytest_kerneltune.search.regression import Surrogate, levels
 from pytest_kerneltune.search.sampling import RandomSearch
+from pytest_kerneltune.search.trees import grow_regression_trees
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.testing import RecordedSpace, drive
 from pytest_kerneltune.trial import Batch, Config, Status, Trial

@@ -15,6 +15,9 @@ from xml.etree import ElementTree
 import pytest
 from packaging.requirements import Requirement
 
+from pytest_kerneltune.options import OPTIONS
+from pytest_kerneltune.search import DEFAULT_SEARCH, SEARCHES
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 C_EXAMPLES = ["test_c_blur.py", "test_c_matmul.py"]
@@ -99,6 +102,14 @@ def test_the_readme_begins_with_the_two_commands_that_ci_runs() -> None:
     assert "pytest examples --autotune=LLMSeededLFBOTreeSearch" in main_job
     assert "-c tests/constraints-cpu.txt" in tests
     assert ".[dev]" in tests
+
+
+def test_the_readme_names_every_search_option_and_ini_key() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"- `{DEFAULT_SEARCH}` (the default)" in readme
+    assert f"bare: `{DEFAULT_SEARCH}`" in readme
+    assert [name for name in SEARCHES if f"`{name}`" not in readme] == []
+    assert [row.name for row in OPTIONS if (row.flag or f"`{row.name}`") not in readme] == []
 
 
 def test_the_constraints_pin_what_the_triton_extra_asks_for() -> None:

@@ -286,6 +286,20 @@ def test_the_second_stage_is_the_default_search_unless_another_is_named() -> Non
         assert type(search.second).__name__ == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "effort", "uses"),
+    [
+        ("LFBOTreeSearch", Effort.QUICK, True),
+        ("LFBOTreeSearch", Effort.FULL, False),
+        ("RandomSearch", Effort.QUICK, False),
+    ],
+)
+def test_the_hybrid_uses_the_related_trials_that_its_second_stage_uses(name: str, effort: Effort, uses: bool) -> None:
+    related = ((Trial(SPACE.default, latency_ms=1.0),),)
+    search = LLMSeededSearch.preset(effort, Context(related=related, second_stage=name))
+    assert search.used_related == (related if uses else ())
+
+
 def test_the_hybrid_with_a_fixed_second_stage_keeps_it() -> None:
     search = LLMSeededLFBOTreeSearch.preset(Effort.FULL, Context(second_stage="RandomSearch"))
     assert type(search.second).__name__ == "LFBOTreeSearch"

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_kerneltune.errors import UsageError
 from pytest_kerneltune.options import EFFORTS, OPTIONS, Given, Option, default_cache_directory, spelled_out
-from pytest_kerneltune.search import SEARCHES, Effort
+from pytest_kerneltune.search import DEFAULT_SEARCH, SEARCHES, Effort
 from pytest_kerneltune.settings import Settings
 
 ROWS = {row.name: row for row in OPTIONS}
@@ -86,7 +86,7 @@ def test_a_default_is_a_value_that_the_option_takes(row: Option) -> None:
     ("name", "text", "value"),
     [
         ("autotune", "none", "none"),
-        ("autotune", "default", "LFBOTreeSearch"),
+        ("autotune", "default", DEFAULT_SEARCH),
         ("autotune", "RandomSearch", "RandomSearch"),
         ("autotune_effort", "full", "full"),
         ("autotune_budget", "30", 30.0),
@@ -123,7 +123,7 @@ def test_good_values(name: str, text: str, value: object) -> None:
     ("name", "text", "allowed"),
     [
         ("autotune", "Random", "none, " + ", ".join(SEARCHES)),
-        ("autotune", "", "LFBOTreeSearch"),
+        ("autotune", "", ", ".join(SEARCHES)),
         ("autotune_effort", "fast", "none, quick, full"),
         ("autotune_budget", "0", "a positive time"),
         ("autotune_budget", "-3", "a positive time"),

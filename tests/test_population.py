@@ -95,10 +95,13 @@ def test_best_available_are_related_configs_in_turn() -> None:
 def test_best_available_may_be_padded() -> None:
     search = PopulationSearch(initial_population_strategy=Strategy.FROM_BEST_AVAILABLE, related=RELATED)
     assert len(start(search, 9)) == 9
+    assert search.used_related == RELATED
 
 
 def test_from_random_asks_no_related_trials() -> None:
-    assert at(2, pad=True) not in start(PopulationSearch(related=RELATED), 3)
+    search = PopulationSearch(related=RELATED)
+    assert at(2, pad=True) not in start(search, 3)
+    assert search.used_related == ()
 
 
 def test_best_related_leaves_out_what_failed_or_is_of_another_space() -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pytest_kerneltune.parameter import boolean, choice, integer, list_of, permutation, power_of_two
+from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, list_of, permutation, power_of_two
 from pytest_kerneltune.search.replies import MAX_CHARACTERS, parse_reply, reply_schema
 from pytest_kerneltune.space import ConfigSpace
 
@@ -112,6 +112,22 @@ def test_a_value_without_one_meaning_drops_its_config_only(values: str) -> None:
     reply = parse_reply(f'{{"configs": [{{{values}}}, {{"TILE": 32}}]}}', SPACE)
     assert [c["TILE"] for c in reply.configs] == [32]
     assert (reply.proposed, sum(reply.dropped.values())) == (2, 1)
+
+
+def test_a_parameter_that_does_not_matter_gets_its_default() -> None:
+    kinds: dict[str, Parameter] = {
+        "PERSISTENT": boolean(),
+        "WAVES": integer(1, 8, default=2, when={"PERSISTENT": True}),
+        "GROUP": power_of_two(1, 8, when={"WAVES": (4, 8)}),
+    }
+    space = ConfigSpace(kinds, lambda c: c["PERSISTENT"] or (c["WAVES"], c["GROUP"]) == (2, 1))
+    reply = parse_reply(
+        '{"configs": [{"WAVES": 4, "GROUP": 8}, {"WAVES": 7}, {"PERSISTENT": true, "WAVES": 3, "GROUP": 4},'
+        ' {"PERSISTENT": true, "WAVES": 4, "GROUP": 4}, {"WAVES": "many"}]}',
+        space,
+    )
+    assert [tuple(c.values()) for c in reply.configs] == [(False, 2, 1), (True, 3, 1), (True, 4, 4)]
+    assert reply.dropped == {"duplicate": 1, "WAVES=many does not fit": 1}
 
 
 def test_what_is_dropped_is_counted_by_reason() -> None:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from pytest_kerneltune.errors import UsageError
-from pytest_kerneltune.parameter import boolean, integer, permutation, power_of_two
+from pytest_kerneltune.parameter import boolean, choice, integer, permutation, power_of_two
 from pytest_kerneltune.search import Context, Effort, Search, create
 from pytest_kerneltune.search.sampling import FiniteSearch, RandomSearch
 from pytest_kerneltune.space import ConfigSpace
@@ -52,6 +52,13 @@ def test_finite_search_without_configs_measures_the_whole_space() -> None:
     assert len(configs(FiniteSearch(), SPACE)) == SPACE.size
 
 
+def test_finite_search_counts_what_conditions_leave() -> None:
+    own = {f"of {mode}": integer(1, 10, when={"mode": mode}) for mode in "abcdef"}
+    space = ConfigSpace({"mode": choice(*"abcdef"), **own})
+    assert space.size == 6 * 10**6
+    assert len(configs(FiniteSearch(), space)) == 6 * 10
+
+
 @pytest.mark.parametrize(
     "space",
     [
@@ -83,6 +90,13 @@ def test_random_search_starts_with_the_default_and_the_users_configs() -> None:
 def test_random_search_measures_as_many_as_its_effort_says(effort: Effort, count: int) -> None:
     large = ConfigSpace({"x": integer(0, 10**6)})
     assert len(configs(create("RandomSearch", effort, Context()), large)) == count
+
+
+def test_random_search_measures_all_of_many_named_configs() -> None:
+    named = tuple({"tile": t, "stages": s, "order": (0, 1)} for t in (1, 2, 4, 8, 16) for s in range(1, 8))
+    proposed = configs(RandomSearch(40, named))
+    assert proposed[:36] == [SPACE.default, *named]
+    assert len(proposed) == 40
 
 
 def test_random_search_ends_with_the_space() -> None:

@@ -13,9 +13,10 @@ from pytest_kerneltune import files
 from pytest_kerneltune.commands import comparison_report as report
 from pytest_kerneltune.commands.arguments import at_least, matches
 from pytest_kerneltune.commands.comparison_plot import check_plot, plot
-from pytest_kerneltune.commands.replay import Conditions, Run, available_cores, check, replay
+from pytest_kerneltune.commands.replay import Conditions, Run, check, replay
 from pytest_kerneltune.comparison import by_chance, score
 from pytest_kerneltune.errors import UsageError
+from pytest_kerneltune.options import available_cores
 from pytest_kerneltune.recorded import SUFFIX, RecordedSpace
 from pytest_kerneltune.report.format import count
 from pytest_kerneltune.search import DEFAULT_SEARCH, SEARCHES, Effort

@@ -48,7 +48,7 @@ def plot(results: Sequence[Result], title: str, path: Path) -> None:
         axes.set_xlabel("measurements (configs compiled and timed)")
         axes.set_ylabel("optimum's latency / best latency found (1 = optimum)")
         axes.set_title(title, fontsize="medium")
-        axes.set_xlim(1, max((len(_mean_curve(result, "median")) for result in drawn), default=2))
+        axes.set_xlim(1, max([2, *(len(_mean_curve(result, "median")) for result in drawn)]))
         axes.set_ylim(top=1.0)
         axes.grid(visible=True, alpha=0.3)
         if drawn:

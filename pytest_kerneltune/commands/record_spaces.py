@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import re
 import sys
 from argparse import ArgumentParser, Namespace
@@ -139,12 +138,11 @@ def _write(folder: Path, name: str, entry: Entry, replace: bool) -> str:
         raise StoreError(str(error)) from error
     content = json.dumps(recording.to_json(_facts(name, entry)), separators=(",", ":"), allow_nan=False)
     deviations = recording.deviations()
-    files.make_directory(folder)
     if deviations:
-        _put(repeats, _packed(deviations))
+        files.write_bytes(repeats, _packed(deviations))
     else:
         files.remove(repeats)
-    _put(space, gzip.compress(content.encode(), mtime=0))
+    files.write_bytes(space, gzip.compress(content.encode(), mtime=0))
     found = recording.statistics
     return (
         f"{space}: {found['n']} of {recording.size} combinations of the values tried, {found['failed']} failed, "
@@ -171,14 +169,3 @@ def _packed(deviations: Sequence[Sequence[int]]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, rep=np.array(deviations, dtype=np.int16))
     return buffer.getvalue()
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Replace ``path``, whole or not at all; raises StoreError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import signal
 import time
@@ -84,11 +83,6 @@ def replay(
         pool.shutdown(cancel_futures=True)
 
 
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _die_quietly() -> None:
     """End with the command when the user interrupts it, without a traceback from every process."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -96,15 +90,13 @@ def _die_quietly() -> None:
 
 def _search_class(name: str) -> type[Search]:
     module, colon, attribute = name.partition(":")
-    if not colon:
-        return search_class(name)  # type: ignore[no-any-return]
     try:
-        found = getattr(import_module(module), attribute)
+        found: type[Search] = getattr(import_module(module), attribute) if colon else search_class(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"no search {name!r}: {error}") from error
     if not (hasattr(found, "preset") and hasattr(found, "propose")):
         raise UsageError(f"{name!r} is not a search: it has no preset() and propose()")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,7 @@
 
 A search is a frozen dataclass of options with one method, a pure generator: it yields batches of configs and is sent
 their trials, in the same order, failures included. It uses nothing but its options, the space, the rng, the prior
-trials and what it is sent: no clock, environment, file, GPU or global random state. The driver (``tune.py``) owns
+trials and what it is sent: no clock, environment, file, GPU or global random state. The driver (``driver.py``) owns
 time, budget and measuring and may drop the generator after any yield.
 
 To add a search: write the class in a module here and give it a row in ``SEARCHES``; the contract tests find it.
@@ -24,7 +24,7 @@ from pytest_kerneltune.trial import Config, Trial
 
 Proposals: TypeAlias = Generator[Sequence[Config], Sequence[Trial], None]
 
-DEFAULT_SEARCH = "LFBOTreeSearch"
+DEFAULT_SEARCH = "GaussianProcessSearch"
 
 
 class Effort(StrEnum):
@@ -83,7 +83,12 @@ class Context:
 
 
 class Search(Protocol):
-    """What every search implements."""
+    """What every search implements.
+
+    What some have besides: ``uses_model`` (a class attribute) is True where the search asks the context's model, and
+    ``with_rounds(n)`` is then the same search with another number of rounds; ``used_related`` holds the related trials
+    of the context that have a say in what it measures.
+    """
 
     @classmethod
     def preset(cls, effort: Effort, context: Context) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,9 @@ _RENEWED = 0.1  # of the random candidates, each time
 _LEAPS = 8  # edits of a good config each time that single steps cannot reach
 _CLIMBERS = 6
 _CLIMBS = 3
+_SHORTLIST = 200
+_SPREAD_AMONG, _ROUNDEST_OF = 12, 6
+_REMEMBERED = 50_000  # places of configs, and surroundings of good ones
 _TIE = 1e-9
 
 
@@ -41,36 +44,62 @@ class Candidates:
         self._count, self._copies, self._radius = count, copies, radius
         self._drawn: dict[str, Config] = {}
         self._near: dict[str, dict[str, Config]] = {}
+        self._places: dict[str, Points] = {}
+        self._gathered: dict[str, Config] = {}
+        self._chosen: set[str] = set()
 
-    def best(self, score: Callable[[Points], Floats], taken: Collection[str]) -> Config | None:
+    def gather(self) -> None:
+        """Collect the candidates for the next :meth:`best`; measured configs are none."""
+        self._chosen.clear()
+        self._renew()
+        bases = [trial.config for trial in self._history.best(self._copies)]
+        near = [item for base in bases for item in self._ring(base, self._radius).items()]
+        leaps = [(self._space.key(c), c) for base in bases for c in self._leaps(base)]
+        found = {**self._drawn, **dict(near), **dict(leaps)}
+        self._gathered = {key: c for key, c in found.items() if key not in self._history.keys}
+
+    def best(self, score: Callable[[Points], Floats]) -> Config | None:
         """The candidate whose ``score`` is highest, after climbing on it by single steps; None where none is left.
 
-        Neither measured configs are candidates, nor those with keys in ``taken``.
+        It is no candidate any more; nor is what scored far lower, until the next :meth:`gather`.
         """
-        found = {key: c for key, c in self._gathered().items() if key not in taken}
+        found = self._gathered
         if not found:
             return None
-        configs, scores = list(found.values()), self._scored(score, found.values())
+        scores = self._scored(score, found)
         for _ in range(_CLIMBS):
-            tops = np.argsort(-scores, kind="stable")[:_CLIMBERS]
-            steps = [step for i in tops for step in self._ring(configs[int(i)], 1).items()]
-            new = {k: c for k, c in steps if k not in found and k not in taken and k not in self._history.keys}
+            tops = _highest(found, scores, _CLIMBERS)
+            steps = {key: c for top in tops for key, c in self._ring(found[top], 1).items()}
+            out = self._history.keys | self._chosen | found.keys()
+            new = {key: c for key, c in steps.items() if key not in out}
             if not new:
                 break
-            found.update(new)
-            gains = self._scored(score, new.values())
+            gains = self._scored(score, new)
             is_higher = gains.max() > scores.max()
-            configs, scores = [*configs, *new.values()], np.concatenate([scores, gains])
+            found, scores = {**found, **new}, np.concatenate([scores, gains])
             if not is_higher:
                 break
-        return configs[int(scores.argmax())]
+        return self._take(found, scores)
+
+    def _take(self, found: Mapping[str, Config], scores: Floats) -> Config:
+        """The highest of ``found``; the next ones stay."""
+        first, *others = _highest(found, scores, 1 + _SHORTLIST)
+        self._chosen.add(first)
+        self._gathered = {key: found[key] for key in others}
+        return found[first]
 
     def spread(self, count: int, known: Sequence[Config]) -> list[Config]:
-        """At most ``count`` random configs, each the farthest of many from ``known`` and those before."""
+        """At most ``count`` configs, each the farthest of many random ones from ``known`` and those before.
+
+        The random ones are the roundest of still more: problems come in powers of two, which sizes that are none cut
+        into uneven parts.
+        """
         chosen: list[Config] = []
-        pool = self._space.sample_new(self._rng, 12 * count, self._history.keys | {self._space.key(c) for c in known})
-        if not pool:
+        out = self._history.keys | {self._space.key(c) for c in known}
+        drawn = self._space.sample_new(self._rng, count * _SPREAD_AMONG * _ROUNDEST_OF, out)
+        if not drawn:
             return chosen
+        pool = sorted(drawn, key=_unevenness)[: max(count, len(drawn) // _ROUNDEST_OF)]
         places = self._coordinates.points(pool)
         distances = np.full(len(pool), np.inf)
         for point in self._coordinates.points(known):
@@ -81,15 +110,6 @@ class Candidates:
             distances = np.minimum(distances, np.abs(places - places[farthest]).sum(axis=1))
             distances[farthest] = -np.inf
         return chosen
-
-    def _gathered(self) -> dict[str, Config]:
-        """The candidates by key, no measured one among them."""
-        self._renew()
-        bases = [trial.config for trial in self._history.best(self._copies)]
-        near = [item for base in bases for item in self._ring(base, self._radius).items()]
-        leaps = [(self._space.key(c), c) for base in bases for c in self._leaps(base)]
-        found = {**self._drawn, **dict(near), **dict(leaps)}
-        return {key: c for key, c in found.items() if key not in self._history.keys}
 
     def _renew(self) -> None:
         """Drop the oldest of the random candidates, and draw new ones in their stead."""
@@ -103,6 +123,8 @@ class Candidates:
     def _ring(self, config: Config, radius: int) -> dict[str, Config]:
         """The allowed configs within ``radius`` single steps of one parameter."""
         key = f"{radius}{self._space.key(config)}"
+        if len(self._near) > _REMEMBERED // 100:
+            self._near.clear()
         if key not in self._near:
             self._near[key] = {self._space.key(c): c for c in self._space.neighbours(config, radius)}
         return self._near[key]
@@ -119,7 +141,22 @@ class Candidates:
             if self._space.is_allowed(normalised):
                 yield normalised
 
-    def _scored(self, score: Callable[[Points], Floats], configs: Collection[Config]) -> Floats:
+    def _scored(self, score: Callable[[Points], Floats], configs: Mapping[str, Config]) -> Floats:
         """Scores with ties broken at random."""
+        if len(self._places) > _REMEMBERED:
+            self._places.clear()
+        if new := {key: c for key, c in configs.items() if key not in self._places}:
+            self._places.update(zip(new, self._coordinates.points(list(new.values())), strict=True))
         ties = [_TIE * self._rng.random() for _ in configs]
-        return np.asarray(score(self._coordinates.points(list(configs))) + np.array(ties))
+        return np.asarray(score(np.stack([self._places[key] for key in configs])) + np.array(ties))
+
+
+def _unevenness(config: Config) -> int:
+    """How many of the values are whole numbers but no powers of two."""
+    return sum(type(v) is int and v & (v - 1) != 0 for v in config.values())
+
+
+def _highest(found: Mapping[str, Config], scores: Floats, count: int) -> list[str]:
+    """The keys of the ``count`` highest scores, in that order."""
+    keys = list(found)
+    return [keys[i] for i in np.argsort(-scores, kind="stable")[:count]]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from pytest_kerneltune.search.features import Rows
+from pytest_kerneltune.search.history import SHORTEST_MS
 from pytest_kerneltune.search.trees import Floats, Forest, flatten, grow_trees
 
 _WORKS_TREES = 20
-_SHORTEST_MS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,6 @@ def _gains(latencies: Floats, quantile: float) -> Floats:
     works = np.isfinite(latencies)
     if not works.any():
         return np.zeros(len(latencies))
-    logs = np.log(np.maximum(latencies, _SHORTEST_MS))
+    logs = np.log(np.maximum(latencies, SHORTEST_MS))
     gains = np.maximum(0.0, np.quantile(logs[works], quantile) - logs)
     return gains if gains.any() or works.all() else works.astype(float)

@@ -42,14 +42,14 @@ class Coordinates:
         axes = {name: _axes(p) for name, p in space.parameters.items()}
         self._places = {name: [place for place, _ in pairs] for name, pairs in axes.items()}
         widths = [width for pairs in axes.values() for _, width in pairs]
-        self.count = len(widths)
+        self.count, self._columns = len(widths), sum(widths)
         self.groups = np.repeat(np.arange(self.count), widths)
         self._known: dict[str, dict[str, list[float]]] = {name: {} for name in space.parameters}
 
     def points(self, configs: Sequence[Config]) -> Points:
         """The configs as an array of shape (configs, columns)."""
         flat = [x for config in configs for name in self._places for x in self._placed(name, config[name])]
-        return np.array(flat, float).reshape(len(configs), len(self.groups))
+        return np.array(flat, float).reshape(len(configs), self._columns)
 
     def _placed(self, name: str, value: Any) -> list[float]:
         token = repr(value)  # tells True from 1, which a dict would not
@@ -75,12 +75,12 @@ def _of_element(index: int, place: _Place) -> _Place:
 
 
 def _ordered(values: Sequence[Any]) -> list[tuple[_Place, int]]:
-    last = max(1, len(values) - 1)
     if isinstance(values, range):
-        low = values[0]
-        axes: list[tuple[_Place, int]] = [(lambda value: [(value - low) / last], 1)]
-        levels = [float(n) for n in range(_MOST_HALVINGS + 1)] if len(values) > 2 else []
+        low, length = values[0], abs(values[-1] - values[0]) or 1  # len() is limited to a machine word
+        axes: list[tuple[_Place, int]] = [(lambda value: [(value - low) / length], 1)]
+        levels = [float(n) for n in range(_MOST_HALVINGS + 1)] if values[2:] else []
     else:
+        last = max(1, len(values) - 1)
         ranks = {value: rank / last for rank, value in enumerate(sorted(values))}
         axes = [(lambda value: [ranks[value]], 1)]
         is_plain = all(type(v) is int and v & (v - 1) == 0 for v in values) or any(type(v) is float for v in values)

@@ -198,7 +198,7 @@ class _Population:
         return sorted(self._members, key=lambda t: t.latency_ms)[:count]
 
     def learn(self, trials: Sequence[Trial]) -> None:
-        """Take in the trials of :meth:`children`; those that are no slower take their targets' places."""
+        """Take in the trials of the configs asked for last; those that are no slower take their targets' places."""
         self._history.learn(trials)
         for (target, _), trial in zip(self._asked, trials, strict=True):
             if len(self._members) < self._options.population_size:

@@ -119,11 +119,7 @@ class LFBOSearch(PopulationSearch):
             if not (batch := chooser.generation()):
                 break
             history.learn((yield Batch(batch, stage)))
-        while steps := history.unmeasured(n for t in history.best(1) for n in space.neighbours(t.config)):
-            best_ms = history.best_ms
-            history.learn((yield Batch(steps, stage, "every single step from the best config")))
-            if history.best_ms >= best_ms:
-                break
+        yield from self.polish(space, history, 1, stage)
         yield from self.finish(space, history, stage)
 
 

@@ -126,6 +126,7 @@ def log_expected_improvement(mean: Floats, variance: Floats, best: float) -> Flo
     z = (best - mean) / deviation
     near = np.maximum(z, -5.0)
     density = np.exp(-0.5 * near**2) / math.sqrt(2 * math.pi)
-    # Far below, z * ndtr(z) + density cancels; its leading term is density / z**2.
-    far = log_ndtr(np.minimum(z, -5.0)) - np.log(-np.minimum(z, -5.0))
+    # Far below, z * ndtr(z) + density cancels; it is ndtr(z) times the reciprocal of a continued fraction.
+    x = -np.minimum(z, -5.0)
+    far = log_ndtr(-x) - np.log(x + 2 / (x + 3 / (x + 4 / (x + 5 / x))))
     return np.asarray(np.log(deviation) + np.where(z > -5.0, np.log(near * ndtr(near) + density), far))

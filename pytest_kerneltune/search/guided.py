@@ -29,6 +29,7 @@ from pytest_kerneltune.search import (
     Effort,
     Message,
     Proposals,
+    Related,
     Search,
     Subject,
     Submit,
@@ -151,6 +152,12 @@ class LLMSeededSearch:
         name = context.second_stage or DEFAULT_SEARCH
         _check_second_stage(search_class(name))
         return cls(LLMGuidedSearch.preset(Effort.QUICK, context), create(name, effort, context))
+
+    @property
+    def used_related(self) -> Related:
+        """The related trials that have a say in what the second stage measures."""
+        used: Related = getattr(self.second, "used_related", ())
+        return used
 
     def with_rounds(self, rounds: int) -> Self:
         """The same search with another number of rounds with the model."""

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Trial
 
+SHORTEST_MS = 1e-9
+"""What a shorter latency counts as where logarithms are taken."""
+
 
 class History:
     """Trials in the order in which they were made, prior ones first; only measured configs count as known."""

@@ -34,7 +34,7 @@ from typing import Any, Self, TypeAlias
 
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.search import Context, Effort, Proposals
-from pytest_kerneltune.search.history import History
+from pytest_kerneltune.search.history import SHORTEST_MS, History
 from pytest_kerneltune.search.population import PopulationSearch
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Batch, Config, Trial
@@ -48,7 +48,6 @@ _PERTURBED = 3  # parameters of a perturbed config that are drawn anew, and conf
 _DRAWS = 20  # attempts at a perturbed config that is allowed and new
 _PER_STEP = 0.02  # logarithm of latency that a second step must promise, to come before an untried first one
 _FAILURE = 1.0  # logarithm of latency that a failed step counts as having lost, and the most that any can gain or lose
-_SHORTEST_MS = 1e-9
 
 _Direction: TypeAlias = tuple[str, str]
 
@@ -270,4 +269,4 @@ def _ranking(parameter: Parameter) -> Callable[[Any], int] | None:
 
 
 def _log(latency_ms: float) -> float:
-    return math.log(max(latency_ms, _SHORTEST_MS))
+    return math.log(max(latency_ms, SHORTEST_MS))

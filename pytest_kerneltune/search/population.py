@@ -1,6 +1,7 @@
-"""What the searches with an initial population share: where it comes from, and how the best config is finished.
+"""What the searches with an initial population share: where it comes from, and what is done to the best config at last.
 
-Both follow Helion's autotuner (pytorch/helion): its strategies for an initial population and its finishing phase.
+Where it comes from, and resetting the best config's parameters, follow Helion's autotuner (pytorch/helion): its
+strategies for an initial population and its finishing phase.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class PopulationSearch:
             "configs": context.configs,
             "related": context.related,
         }
+
+    @property
+    def used_related(self) -> Related:
+        """The related trials that have a say in what is measured."""
+        return self.related if self.initial_population_strategy == Strategy.FROM_BEST_AVAILABLE else ()
 
     def starting_configs(self, space: ConfigSpace, rng: Random, history: History, size: int) -> list[Config]:
         """The initial population less what was measured: ``size`` with the history's, more if more are named."""

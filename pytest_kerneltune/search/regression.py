@@ -8,16 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pytest_kerneltune.search.features import PairEncoder, Rows
-from pytest_kerneltune.search.history import History
-from pytest_kerneltune.search.trees import Floats
+from pytest_kerneltune.search.features import PairEncoder
+from pytest_kerneltune.search.history import SHORTEST_MS, History
+from pytest_kerneltune.search.trees import Floats, grow_regression_trees
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Trial
 
 _REFIT_GROWTH = 40  # a forest is worth growing anew after a fortieth more trials: keeps thinking linear in trials
-_COLUMNS_TRIED = 0.5  # of all, at each split, as in the forest of LFBOTreeSearch
-_SEEDS = 2**31 - 1
-_SHORTEST_MS = 1e-9
 
 
 class SurrogateOptions(Protocol):
@@ -64,19 +61,4 @@ def levels(trials: Sequence[Trial]) -> Floats:
     """The logarithms of the latencies, failures as slow as the slowest; some trial must have worked."""
     latencies = np.array([t.latency_ms for t in trials])
     slowest = latencies[np.isfinite(latencies)].max()
-    return np.asarray(np.log(np.clip(latencies, _SHORTEST_MS, max(slowest, _SHORTEST_MS))))
-
-
-def grow_regression_trees(rows: Rows, targets: Floats, count: int, seed: int) -> list[Any]:
-    """scikit-learn's trees of a random forest that tells the targets of rows; set up as in ``trees.grow_trees``."""
-    from sklearn import config_context
-    from sklearn.tree import DecisionTreeRegressor
-
-    draw = np.random.RandomState(seed)
-    trees = []
-    with config_context(assume_finite=True, skip_parameter_validation=True):
-        for _ in range(count):
-            bag = np.bincount(draw.randint(0, len(rows), len(rows)), minlength=len(rows)).astype(float)
-            tree = DecisionTreeRegressor(max_features=_COLUMNS_TRIED, random_state=draw.randint(0, _SEEDS))
-            trees.append(tree.fit(rows, targets, sample_weight=bag, check_input=False).tree_)
-    return trees
+    return np.asarray(np.log(np.clip(latencies, SHORTEST_MS, max(slowest, SHORTEST_MS))))

@@ -10,12 +10,12 @@ from typing import Self
 
 from pytest_kerneltune.errors import UsageError
 from pytest_kerneltune.search import Context, Effort, Proposals
+from pytest_kerneltune.search.history import History
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Batch, Config, Trial
 
 _COUNTS = {Effort.QUICK: 100, Effort.FULL: 1000}
 _BATCH = 25
-_COUNTED = 200_000  # configs before the constraint, each of which the constraint is asked about
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,13 @@ class FiniteSearch:
         return cls(context.configs)
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
-        known = {space.key(t.config) for t in prior}
-        chosen = {space.key(c): c for c in map(space.canonical, self.configs or self._all(space))}
-        if fresh := [c for key, c in chosen.items() if key not in known]:
+        chosen = self.configs or self._all(space)
+        if fresh := History(space, prior).unmeasured(map(space.canonical, chosen)):
             yield Batch(fresh, stage="FiniteSearch")
 
     def _all(self, space: ConfigSpace) -> list[Config]:
-        countable = space.size <= _COUNTED and all(p.values() is not None for p in space.parameters.values())
-        found = list(islice(space.enumerate(), self.limit + 1)) if countable else []
-        if not countable or len(found) > self.limit:
+        found = list(islice(space.enumerate(), self.limit + 1)) if space.is_listable else []
+        if not space.is_listable or len(found) > self.limit:
             raise UsageError(
                 f"FiniteSearch measures at most {self.limit} configs, and this space has more, or too many to count: "
                 "name the configs to measure with configs=, or use another search"
@@ -51,7 +49,10 @@ class FiniteSearch:
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """The default, ``configs``, then distinct configs drawn uniformly: ``count`` in all, prior trials not counted."""
+    """The default, ``configs``, then distinct configs at random: ``count`` in all, prior trials not counted.
+
+    Random means uniform, as far as ``ConfigSpace.sample_new`` can.
+    """
 
     count: int = _COUNTS[Effort.QUICK]
     configs: tuple[Config, ...] = ()
@@ -61,16 +62,13 @@ class RandomSearch:
         return cls(_COUNTS[effort], context.configs)
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
-        seen = {space.key(t.config) for t in prior}
-        first = {space.key(c): c for c in (space.default, *map(space.canonical, self.configs))}
-        batch = [c for key, c in first.items() if key not in seen][: self.count]
-        left = self.count - len(batch)
-        while True:
-            seen |= {space.key(c) for c in batch}
-            fill = space.sample_new(rng, min(_BATCH - len(batch), left), seen) if left > 0 else []
-            batch, left = [*batch, *fill], left - len(fill)
+        history = History(space, prior)
+        named = history.unmeasured([space.default, *map(space.canonical, self.configs)])[: self.count]
+        left = self.count
+        while left > 0:
+            taken = history.keys | {space.key(c) for c in named}
+            batch = named + space.sample_new(rng, min(_BATCH, left) - len(named), taken)
             if not batch:
                 return
-            seen |= {space.key(c) for c in fill}
-            yield Batch(batch, stage="RandomSearch")
-            batch = []
+            history.learn((yield Batch(batch, stage="RandomSearch")))
+            named, left = [], left - len(batch)

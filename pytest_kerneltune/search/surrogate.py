@@ -8,12 +8,13 @@ What it is made of, and where that comes from:
    not be modelled, and the fast ones are told apart better.
 2. A second process, fitted to works / fails by least squares (Rasmussen & Williams, 2006, section 6.5), says how
    probably a config works; expected improvement is multiplied by that (Gardner et al., "Bayesian Optimization with
-   Inequality Constraints", 2014).
+   Inequality Constraints", 2014), squared.
 3. Ordered, divisible and categorical parameters each have their own idea of near (``coordinates.py``).
 4. Expected improvement is maximised over random configs and the surroundings of the best ones, then by climbing single
    steps (Hutter et al., "Sequential Model-based Optimization for General Algorithm Configuration", 2011): what is left
    unfound there is lost for the whole search.
-5. The start is a handful of configs far from each other. From there on every config is chosen with all that is known.
+5. The start is a handful of configs far from each other, their sizes as far as possible powers of two. From there on
+   every config is chosen with all that is known.
 6. Where several configs are compiled at once, each one after the first is chosen as if those before it had turned out
    as predicted, which keeps a batch diverse ("kriging believer", Ginsbourger et al., 2010).
 7. Trials of the same kernel at other shapes, or before an edit, give one more axis: what they predict. How much that
@@ -30,7 +31,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pytest_kerneltune.search import Context, Effort, Proposals
+from pytest_kerneltune.search import Context, Effort, Proposals, Related
 from pytest_kerneltune.search.blas import one_thread
 from pytest_kerneltune.search.candidates import Candidates
 from pytest_kerneltune.search.coordinates import Points
@@ -44,12 +45,14 @@ from pytest_kerneltune.trial import Batch, Config, Trial
 STAGE = "GaussianProcessSearch"
 
 _CONFIGS = {Effort.QUICK: 200, Effort.FULL: 1000}
-_MOST_MODELLED = 250  # trials; the cost of a model grows with their cube
-_BATCH_GROWTH = 100  # a batch is at least a hundredth of what is known: keeps thinking linear in trials
+_MOST_MODELLED = 200  # trials; the cost of a model grows with their cube
+_BATCH_GROWTH = 60  # a batch is at least a sixtieth of what is known: keeps thinking linear in trials
 _REFIT_GROWTH = 60  # hyperparameters are worth improving after a sixtieth more trials
 _ITERATIONS = 30
 _DOUBT = 0.1  # variance of the outcome of a config whose chance is known
 _LEAST_CHANCE = 1e-6
+_CAUTION = 2.0  # power of the chance that a config works: a failure costs as much as another trial, and teaches less
+_OVERCONFIDENCE = 2.0  # the variance that takes the hyperparameters for certain is about half of the true one
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,10 @@ class GaussianProcessSearch(PopulationSearch):
     def preset(cls, effort: Effort, context: Context) -> Self:
         shared = cls.shared_options(effort, context)
         return cls(max_configs=_CONFIGS.get(effort, cls.max_configs), batch_size=max(1, context.parallel), **shared)
+
+    @property
+    def used_related(self) -> Related:
+        return self.related  # whatever the strategy: they are an axis of the models
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
         history = History(space, prior)
@@ -125,32 +132,35 @@ class _Run:
         targets = standardised(np.array([t.latency_ms for t in trials if t.ok]))
         self._learn(points, works, targets)
         chance = _Chance(self._success, works) if not works.all() else None
-        known, chosen = points[works], dict[str, Config]()
+        known, chosen = points[works], list[Config]()
+        self._candidates.gather()
         while len(chosen) < count:
             best = float(targets.min())
 
             def score(points: Points, best: float = best) -> Floats:
-                worth = log_expected_improvement(*self._latency.predict(points), best)
-                return worth if chance is None else worth + chance.log(points)
+                mean, variance = self._latency.predict(points)
+                worth = log_expected_improvement(mean, _OVERCONFIDENCE * variance, best)
+                return worth if chance is None else worth + _CAUTION * chance.log(points)
 
-            config = self._candidates.best(score, chosen.keys())
+            config = self._candidates.best(score)
             if config is None:
                 break
-            chosen[self._space.key(config)] = config
+            chosen.append(config)
             if len(chosen) < count:
                 place = self._coordinates.points([config])
                 known = np.concatenate([known, place])
                 targets = np.append(targets, self._latency.predict(place)[0])
                 self._latency.learn(known, targets)
-        return list(chosen.values())
+        return chosen
 
     def _learn(self, points: Points, works: npt.NDArray[np.bool_], targets: Floats) -> None:
         """Update both models, their hyperparameters if enough is new."""
         is_due = len(self._history) - self._fitted >= max(1, len(self._history) / _REFIT_GROWTH)
         outcomes = np.where(works, 1.0, -1.0) - _tendency(works)
-        for model, places, values in ((self._latency, points[works], targets), (self._success, points, outcomes)):
-            if model is self._success and works.all():
-                continue
+        lessons = [(self._latency, points[works], targets)]
+        if not works.all():
+            lessons.append((self._success, points, outcomes))
+        for model, places, values in lessons:
             if is_due:
                 model.fit(places, values, _ITERATIONS)
             else:

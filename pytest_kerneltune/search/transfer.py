@@ -10,6 +10,7 @@ from pytest_kerneltune.search import Related
 from pytest_kerneltune.search.blas import one_thread
 from pytest_kerneltune.search.coordinates import Coordinates, Points
 from pytest_kerneltune.search.gaussian import Floats, GaussianProcess
+from pytest_kerneltune.search.history import SHORTEST_MS
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Trial
 
@@ -17,15 +18,15 @@ _SOURCES = 3
 _TRIALS = 100  # of each source
 _FEWEST = 5  # that worked: less says nothing
 _ITERATIONS = 30
-_SHORTEST_MS = 1e-9
+_LEAST_SPREAD = 1e-9  # of logarithms: what is less is rounding
 
 
 def standardised(latencies: Floats) -> Floats:
     """Logarithms of latencies in ms, those above their median compressed, with mean 0 and standard deviation 1."""
-    logs = np.log(np.maximum(latencies, _SHORTEST_MS))
+    logs = np.log(np.maximum(latencies, SHORTEST_MS))
     excess = np.maximum(logs - np.median(logs), 0.0)
     logs = logs - excess + np.log1p(excess)
-    return np.asarray((logs - logs.mean()) / (logs.std() or 1.0))
+    return np.asarray((logs - logs.mean()) / (max(logs.std(), _LEAST_SPREAD)))
 
 
 def telling(trials: Sequence[Trial], count: int) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""A random forest as flat arrays.
+"""Random forests: their trees, and a classifying one as flat arrays.
 
 scikit-learn grows the trees. Asking them goes through arrays taken out of them once a fit: a search asks about a few
 hundred rows some ten times between two fits, where scikit-learn's own checks would cost more than the answers.
@@ -69,16 +69,28 @@ def grow_trees(rows: Rows, labels: npt.NDArray[np.bool_], weights: Floats, count
     There must be rows of both kinds. The bags are drawn here, and nothing is validated: scikit-learn's forest spends
     more time on setting up its trees than they take to grow.
     """
-    from sklearn import config_context
     from sklearn.tree import DecisionTreeClassifier
+
+    return _grown(DecisionTreeClassifier, rows, labels, weights, count, seed)
+
+
+def grow_regression_trees(rows: Rows, targets: Floats, count: int, seed: int) -> list[Any]:
+    """scikit-learn's trees of a random forest that tells the targets of rows; set up as in :func:`grow_trees`."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    return _grown(DecisionTreeRegressor, rows, targets, np.ones(len(rows)), count, seed)
+
+
+def _grown(kind: Any, rows: Rows, targets: npt.NDArray[Any], weights: Floats, count: int, seed: int) -> list[Any]:
+    from sklearn import config_context
 
     draw = np.random.RandomState(seed)
     trees = []
     with config_context(assume_finite=True, skip_parameter_validation=True):
         for _ in range(count):
             bag = np.bincount(draw.randint(0, len(rows), len(rows)), minlength=len(rows))
-            tree = DecisionTreeClassifier(max_features=_COLUMNS_TRIED, random_state=draw.randint(0, _SEEDS))
-            trees.append(tree.fit(rows, labels, sample_weight=weights * bag, check_input=False).tree_)
+            tree = kind(max_features=_COLUMNS_TRIED, random_state=draw.randint(0, _SEEDS))
+            trees.append(tree.fit(rows, targets, sample_weight=weights * bag, check_input=False).tree_)
     return trees
 
 

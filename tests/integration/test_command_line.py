@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_kerneltune.search import DEFAULT_SEARCH, SEARCHES
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Run, Suite
 
@@ -89,7 +91,7 @@ def test_a_bare_autotune_leaves_the_path_alone(suite: Suite, words: list[str]) -
     suite.write("other/test_other.py", "def test_other(): assert False\n")
     run = suite.run(*words, "--of-perf", "--autotune-configs=1", "--autotune-effort=none")
     assert run.outcomes == {"passed": 1}
-    assert run.report["run"]["settings"]["autotune"] == "LFBOTreeSearch"
+    assert run.report["run"]["settings"]["autotune"] == DEFAULT_SEARCH
 
 
 def test_a_bare_update_baselines_leaves_the_path_alone(suite: Suite) -> None:
@@ -283,7 +285,7 @@ def test_the_header_says_what_the_run_does(suite: Suite) -> None:
 
 
 BAD = [
-    ("--autotune=RandomSerch", ["RandomSearch", "FiniteSearch", "LFBOTreeSearch", "none"]),
+    ("--autotune=RandomSerch", [*SEARCHES, "none"]),
     ("--autotune-effort=huge", ["none, quick, full"]),
     ("--autotune-budget=-3", ["positive time"]),
     ("--autotune-budget=soon", ["positive time"]),

@@ -446,6 +446,13 @@ def test_a_plot_is_drawn_the_same_each_time(
     assert first == second
 
 
+def test_a_single_measurement_is_plotted(folder: Path, command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options = (*QUICK[:2], "--budgets", "1", "--plot", tmp_path / "p.svg")
+    status, _, err = command("compare-searches", folder, "--searches", "RandomSearch", *options)
+    assert (status, err) == (0, "")
+
+
 def test_a_plot_without_matplotlib_says_what_to_install_before_anything_runs(
     folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

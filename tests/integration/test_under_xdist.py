@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_kerneltune.search import DEFAULT_SEARCH
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Suite
 
@@ -93,4 +95,4 @@ def test_bare_options_and_paths(suite: Suite) -> None:
     suite.write("other/test_other.py", "def test_other(): assert False\n")
     run = suite.run("-n1", "--autotune", "perf", "--autotune-effort=none", "-k", "test_wrong")
     assert run.outcomes == {"failed": 1}
-    assert run.report["run"]["settings"]["autotune"] == "LFBOTreeSearch"
+    assert run.report["run"]["settings"]["autotune"] == DEFAULT_SEARCH
