@@ -16,6 +16,7 @@ from pytest_kerneltune.gate import VerdictKind
 from pytest_kerneltune.outcome import Outcome, SearchSummary, StageSummary, VerdictSummary
 from pytest_kerneltune.report import format as form
 from pytest_kerneltune.report import jsonfile, markdown, terminal
+from pytest_kerneltune.search import DEFAULT_SEARCH
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget, Status, Trial
 
@@ -321,7 +322,7 @@ def test_the_facts_of_a_run() -> None:
     told = report(**facts)["run"]
     assert (told["command"], told["seconds"]) == (["pytest", "-q"], 4.5)
     assert told["started"] == "2026-01-02T03:04:05+00:00"
-    assert told["settings"]["autotune"] == "LFBOTreeSearch"
+    assert told["settings"]["autotune"] == DEFAULT_SEARCH
     assert (told["settings"]["llm_model"], told["settings"]["root"]) == ("large", "/project")
     assert told["versions"]["pytest"] == pytest.__version__
     assert "sk-" not in json.dumps(told)

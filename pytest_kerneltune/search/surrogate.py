@@ -7,8 +7,9 @@ What it is made of, and where that comes from:
    Expensive Black-Box Functions", 1998). Latencies slower than the median count less and less: how slow is slow need
    not be modelled, and the fast ones are told apart better.
 2. A second process, fitted to works / fails by least squares (Rasmussen & Williams, 2006, section 6.5), says how
-   probably a config works; expected improvement is multiplied by that (Gardner et al., "Bayesian Optimization with
-   Inequality Constraints", 2014), squared.
+   probably a config works. Expected improvement is multiplied by a function of that (after Gardner et al., "Bayesian
+   Optimization with Inequality Constraints", 2014): where a config probably works by 1, since the fastest ones tend to
+   lie at the edge of what fits, and where it probably fails by less and less.
 3. Ordered, divisible and categorical parameters each have their own idea of near (``coordinates.py``).
 4. Expected improvement is maximised over random configs and the surroundings of the best ones, then by climbing single
    steps (Hutter et al., "Sequential Model-based Optimization for General Algorithm Configuration", 2011): what is left
@@ -51,8 +52,7 @@ _REFIT_GROWTH = 60  # hyperparameters are worth improving after a sixtieth more 
 _ITERATIONS = 30
 _DOUBT = 0.1  # variance of the outcome of a config whose chance is known
 _LEAST_CHANCE = 1e-6
-_CAUTION = 2.0  # power of the chance that a config works: a failure costs as much as another trial, and teaches less
-_OVERCONFIDENCE = 2.0  # the variance that takes the hyperparameters for certain is about half of the true one
+_OVERCONFIDENCE = 2.0  # a variance that takes the hyperparameters for certain is too small; by how much is a guess
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Run:
             def score(points: Points, best: float = best) -> Floats:
                 mean, variance = self._latency.predict(points)
                 worth = log_expected_improvement(mean, _OVERCONFIDENCE * variance, best)
-                return worth if chance is None else worth + _CAUTION * chance.log(points)
+                return worth if chance is None else worth + chance.discount(points)
 
             config = self._candidates.best(score)
             if config is None:
@@ -174,12 +174,13 @@ class _Chance:
     def __init__(self, success: GaussianProcess, works: npt.NDArray[np.bool_]) -> None:
         self._success, self._tendency = success, _tendency(works)
 
-    def log(self, points: Points) -> Floats:
+    def discount(self, points: Points) -> Floats:
+        """What the logarithm of a config's worth loses by the risk that it fails: nothing where that is below half."""
         from scipy.special import ndtr
 
         mean, variance = self._success.predict(points)
         chance = ndtr((mean + self._tendency) / np.sqrt(variance + _DOUBT))
-        return np.asarray(np.log(np.maximum(chance, _LEAST_CHANCE)))
+        return np.asarray(2 * np.log(np.clip(2 * chance, _LEAST_CHANCE, 1.0)))
 
 
 def _tendency(works: npt.NDArray[np.bool_]) -> float:
