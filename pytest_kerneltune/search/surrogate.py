@@ -60,8 +60,8 @@ class GaussianProcessSearch(PopulationSearch):
     """``initial_population`` configs, then batches of ``batch_size`` up to ``max_configs``, then single steps.
 
     Prior trials count as part of the initial population, not of ``max_configs``. Candidates are ``num_candidates``
-    random configs and what is within ``radius`` steps of the best ``copies`` ones. Batches grow after several hundred
-    trials. Raises UsageError where an option is less than 1.
+    random configs and what is within ``radius`` steps of the best ``copies`` ones. Batches grow with the
+    trials, from the second hundred on. Raises UsageError where an option is less than 1.
     """
 
     initial_population: int = 5

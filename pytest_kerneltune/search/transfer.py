@@ -26,7 +26,7 @@ def standardised(latencies: Floats) -> Floats:
     logs = np.log(np.maximum(latencies, SHORTEST_MS))
     excess = np.maximum(logs - np.median(logs), 0.0)
     logs = logs - excess + np.log1p(excess)
-    return np.asarray((logs - logs.mean()) / (max(logs.std(), _LEAST_SPREAD)))
+    return np.asarray((logs - logs.mean()) / max(logs.std(), _LEAST_SPREAD))
 
 
 def telling(trials: Sequence[Trial], count: int) -> list[Trial]:
