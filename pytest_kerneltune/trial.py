@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 Config: TypeAlias = Mapping[str, Any]
@@ -81,24 +82,40 @@ class Trial:
 class Batch(tuple[Config, ...]):
     """Configs to measure together, with the stage of the search they belong to and a note for the report.
 
-    A search may yield any sequence of configs; it yields a Batch where it has something to say about them.
+    ``retime`` asks that so many of the fastest configs of the run, this batch's among them, are timed once more side by
+    side after it; the trials of those of earlier batches are sent behind this batch's. ``counts`` are added up over
+    the run for the report. A search may yield any sequence of configs; it yields a Batch where it has something to say
+    about them. Who drives a search may ignore all of it.
     """
 
     stage: str
     note: str
+    retime: int
+    counts: Mapping[str, int]
 
-    def __new__(cls, configs: Iterable[Config], stage: str = "", note: str = "") -> Batch:
+    def __new__(
+        cls,
+        configs: Iterable[Config],
+        stage: str = "",
+        note: str = "",
+        retime: int = 0,
+        counts: Mapping[str, int] = MappingProxyType({}),
+    ) -> Batch:
         batch = super().__new__(cls, configs)
-        batch.stage, batch.note = stage, note
+        batch.stage, batch.note, batch.retime, batch.counts = stage, note, retime, counts
         return batch
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Stop searching a kernel after this many wall seconds or attempted configs; None is no limit."""
+    """Stop searching a kernel after this many wall seconds or attempted configs, or at this latency in ms.
+
+    None is no limit.
+    """
 
     seconds: float | None = None
     configs: int | None = None
+    target_ms: float | None = None
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:

@@ -11,14 +11,15 @@ To add a search: write the class in a module here and give it a row in ``SEARCHE
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from pytest_kerneltune.errors import UsageError
+from pytest_kerneltune.search.port import Message as Message
+from pytest_kerneltune.search.port import Submit as Submit
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Trial
 
@@ -36,18 +37,6 @@ class Effort(StrEnum):
 
 
 @dataclass(frozen=True)
-class Message:
-    """One turn of a conversation with a language model."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-Submit: TypeAlias = Callable[[Sequence[Message]], Future[str]]
-"""Asks a language model; the future's result is the reply's text, or it raises LLMError."""
-
-
-@dataclass(frozen=True)
 class Subject:
     """What a prompt may say about the kernel; ``source`` is empty where it must not leave the machine."""
 
@@ -60,8 +49,23 @@ class Subject:
     hardware: tuple[str, ...] = ()
 
 
+class RelatedTrials(tuple[Trial, ...]):
+    """Trials of the same kernel at other shapes or before an edit; ``label`` says in a line which it was."""
+
+    label: str
+
+    def __new__(cls, trials: Iterable[Trial], label: str = "") -> RelatedTrials:
+        related = super().__new__(cls, trials)
+        related.label = label
+        return related
+
+
 Related: TypeAlias = tuple[tuple[Trial, ...], ...]
-"""Trials of the same kernel at other shapes, or before an edit: one tuple each time, the most alike first."""
+"""Trials of related kernels (``RelatedTrials`` where it is known which), the most alike first."""
+
+FALLBACKS = ("seeds", "random", "pattern", "error")
+"""What takes the place of a language model that cannot be asked: nothing, as many random configs as it was asked for,
+a pattern search of as many, or an error."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Context:
     ``configs`` are the user's known-good ones. ``model`` answers prompts about ``subject``. ``related`` holds trials
     whose configs are of this space, and whose latencies are not this kernel's. ``parallel`` is how many configs are
     compiled at once: a batch of fewer leaves compilers idle, one of more makes a search choose with less knowledge.
-    ``second_stage`` names the search that follows a round with the model; None is the default search.
+    ``second_stage`` names the search that follows a round with the model; None is the default search. ``fallback`` is
+    one of ``FALLBACKS``.
     """
 
     configs: tuple[Config, ...] = ()
@@ -80,6 +85,7 @@ class Context:
     related: Related = ()
     parallel: int = 1
     second_stage: str | None = None
+    fallback: str = FALLBACKS[0]
 
 
 class Search(Protocol):
