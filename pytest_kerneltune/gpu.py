@@ -27,6 +27,7 @@ from pytest_kerneltune.nvidia import (
     remarks,
     smi_values,
 )
+from pytest_kerneltune.search.peaks import amd_facts, bandwidth_facts, cpu_facts, nvidia_facts, resident_facts
 
 _GIB, _KIB = 2**30, 2**10
 
@@ -80,10 +81,12 @@ def cuda_device(index: int | None = None) -> DeviceInfo:
 
 
 def _cuda_facts(properties: Any, capability: str, driver: Mapping[str, str]) -> Iterator[str]:
-    memory = properties.total_memory / _GIB
-    yield (
-        f"{properties.name}: compute capability {capability}, {properties.multi_processor_count} SMs, {memory:.0f} GiB"
-    )
+    """The same whatever the maker; torch speaks of AMD's devices as of NVIDIA's, but for the name of their kind."""
+    architecture = str(getattr(properties, "gcnArchName", "")).partition(":")[0]
+    is_amd = architecture.startswith("gfx")
+    what = f"architecture {architecture}" if is_amd else f"compute capability {capability}"
+    units = f"{properties.multi_processor_count} {'compute units' if is_amd else 'SMs'}"
+    yield f"{properties.name}: {what}, {units}, {properties.total_memory / _GIB:.0f} GiB"
     sizes = {
         "shared memory per block": getattr(properties, "shared_memory_per_block_optin", 0),
         "shared memory per SM": getattr(properties, "shared_memory_per_multiprocessor", 0),
@@ -98,6 +101,24 @@ def _cuda_facts(properties: Any, capability: str, driver: Mapping[str, str]) -> 
     }
     if known := [text.format(driver[name]) for name, text in words.items() if name in driver]:
         yield ", ".join(known)
+    residents = ("max_threads_per_multi_processor", "warp_size", "regs_per_multiprocessor")
+    yield from resident_facts(*(getattr(properties, name, 0) for name in residents))
+    if is_amd:
+        yield from amd_facts(properties.name)
+    else:
+        if driver.get("mig.mode.current") != "Enabled":  # a part of a GPU has a part of its bandwidth
+            memory_mhz = _mhz(driver, "clocks.max.memory", properties, "memory_clock_rate")
+            yield from bandwidth_facts(getattr(properties, "memory_bus_width", 0), memory_mhz)
+        mhz = _mhz(driver, "clocks.max.sm", properties, "clock_rate")
+        yield from nvidia_facts(properties.name, capability, properties.multi_processor_count, mhz)
+
+
+def _mhz(driver: Mapping[str, str], name: str, properties: Any, attribute: str) -> float:
+    """A highest clock as nvidia-smi or torch (in kHz) knows it; 0 where neither does."""
+    try:
+        return float(driver[name])
+    except (KeyError, ValueError):
+        return float(getattr(properties, attribute, 0)) / 1e3
 
 
 def _uuid(properties: Any) -> str:
@@ -127,6 +148,7 @@ def cpu_device() -> DeviceInfo:
         facts.append("caches: " + ", ".join(caches))
     if vector := [flag for flag in _VECTOR_FLAGS if flag in flags]:
         facts.append("vector instructions: " + " ".join(vector))
+    facts += cpu_facts(flags)
     return DeviceInfo("cpu", model, {"cpu": model, "cores": str(cores)}, tuple(facts))
 
 

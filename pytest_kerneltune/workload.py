@@ -28,8 +28,9 @@ class Workload:
 
     ``name`` is the tunable's with its parameters ("softmax[n1024]"), ``file`` the file it belongs to, relative to the
     root directory, with slashes. ``configs`` are the user's known-good configs, made canonical here (SpaceError where
-    one does not fit). ``threshold`` is a fraction, None the session's. ``device_key`` holds what tells devices (in
-    strict mode toolchains too) apart, ``device_name`` is for people. Functions of ``modules`` travel by value.
+    one does not fit). ``threshold`` is a fraction and ``target_ms`` a latency that is good enough, None the
+    session's. ``device_key`` holds what tells devices (in strict mode toolchains too) apart, ``device_name`` is for
+    people. Functions of ``modules`` travel by value.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Workload:
     space: ConfigSpace
     configs: tuple[Config, ...] = ()
     threshold: float | None = None
+    target_ms: float | None = None
     device_name: str = ""
     device_key: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[ModuleType, ...] = ()
@@ -58,8 +60,8 @@ class Workload:
     def fingerprint(self) -> str:
         """A sha256 hex digest: source with all it reaches, inputs, facts, space, constraint, device, the file's stem.
 
-        Equal for the same kernel on two machines of one kind: directories do not count, nor do ``configs`` and
-        ``threshold``, which change what is tried first and how it is judged.
+        Equal for the same kernel on two machines of one kind: directories do not count, nor do ``configs``,
+        ``threshold`` and ``target_ms``, which change what is tried first, how it is judged and what is enough.
         """
         what, where = self.description, self.space.where
         content = {
@@ -94,7 +96,7 @@ class Workload:
     def subject(self, hardware: Sequence[str], send_source: bool) -> Subject:
         """What a prompt may say about this kernel; without ``send_source`` neither kernel's nor constraint's source."""
         what, where = self.description, self.space.where
-        source = clip(what.source) if what.source else source_text(what.functions)
+        source = clip(what.source) if what.source else source_text((*what.functions, *what.launchers))
         return Subject(
             name=self.name,
             kind=what.kind,

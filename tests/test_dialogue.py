@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
 import pytest
 
 from pytest_kerneltune.parameter import boolean, choice, integer, list_of, permutation, power_of_two
-from pytest_kerneltune.search import Message, Subject
+from pytest_kerneltune.search import Message, RelatedTrials, Subject
 from pytest_kerneltune.search.dialogue import (
     LOCAL_SECTIONS,
     first_request,
@@ -39,7 +40,7 @@ SUBJECT = Subject(
     inputs=("a: float16[4096, 1500]", "b: float16[1500, 512]", "c: float16[4096, 512]"),
     facts=("allow_tf32 False",),
     constraint='where=lambda c: c["BLOCK_M"] * c["num_warps"] <= 2048',
-    hardware=("NVIDIA H200", "132 SMs"),
+    hardware=("NVIDIA H200: compute capability 8.9", "132 SMs"),
 )
 
 
@@ -66,7 +67,10 @@ def test_first_request_says_all_that_is_known() -> None:
     assert "- BLOCK_M: power of two from 16 to 256; default 64" in said["Configuration space"]
     assert SUBJECT.constraint in said["Configuration space"]
     assert parse_reply(said["Default config"], SPACE).configs == (SPACE.default,)
-    assert said["Hardware"] == "- NVIDIA H200\n- 132 SMs"
+    assert (
+        said["Hardware"] == "- NVIDIA H200: compute capability 8.9\n- 132 SMs\n- " + said["Hardware"].split("\n- ")[2]
+    )
+    assert said["Hardware"].count("compute capability 8.9 means: ") == 1
     assert "15 different configs" in said["Task"]
     assert "JSON" in said["Task"]
 
@@ -107,7 +111,8 @@ def test_the_system_message_explains_the_knobs_of_the_kind(kind: str, word: str)
     said = sections(first_request(Subject(kind=kind), SPACE, 5)[0].content)
     assert list(said) == ["Role", "Source of truth", "Knobs", "Heuristics", "Reply format"]
     assert word in said["Knobs"]
-    assert '{"configs": [{' in said["Reply format"]
+    assert '"configs": [{"NAME": value, ...}, ...]' in said["Reply format"]
+    assert "{} is the\n  default itself" in said["Reply format"]
 
 
 def test_the_system_message_is_the_same_for_all_kernels_of_a_kind() -> None:
@@ -158,6 +163,82 @@ def test_seeds_and_earlier_results_are_quoted() -> None:
     assert len(lines) == 2
 
 
+def test_configs_are_shown_by_what_differs_from_the_default() -> None:
+    results = [trial(2.0), trial(1.0, BLOCK_M=128, SPLIT=2)]
+    said = user(first_request(SUBJECT, SPACE, 15, [{**SPACE.default, "SPLIT": 3}], results))
+    assert said["Configs its author recommends"] == '- {"SPLIT": 3}'
+    assert said["Measured so far"] == '- 1 ms (x1.000) {"BLOCK_M": 128, "SPLIT": 2}\n- 2 ms (x2.000) {}'
+    later = sections(refine_request(SPACE, [*results, trial(num_warps=1)], 15, 2).content)
+    assert '  {"num_warps": 1}' in later["Failures"]
+    whole = json.dumps(SPACE.default)
+    assert [title for title, body in (said | later).items() if whole in body] == ["Default config"]
+
+
+def test_results_of_related_kernels_are_told_with_their_labels() -> None:
+    other = RelatedTrials([trial(3.0), *(trial(2.0 + i / 10, SPLIT=i) for i in (2, 3, 4)), trial(BLOCK_M=256)], "n=512")
+    unnamed = tuple(trial(1.0 + i, num_warps=1 << i) for i in (0, 1, 3, 4, 2))
+    said = user(first_request(SUBJECT, SPACE, 15, related=(other, (trial(num_warps=1),), unnamed, other)))
+    lines = said["Related kernels"].split("\n")
+    assert lines[1:6] == [
+        "- n=512: 5 configs measured, 1 of them failed; best first:",
+        '  x1.000 {"SPLIT": 2}',
+        '  x1.045 {"SPLIT": 3}',
+        '  x1.091 {"SPLIT": 4}',
+        "  x1.364 {}",
+    ]
+    assert lines[6] == "- the same kernel at other shapes or before an edit: 1 configs measured, 1 of them failed"
+    assert lines[7].startswith("- the same kernel at other shapes or before an edit: 5 configs measured, 0 of them")
+    assert len(lines) == 13
+    assert "Related kernels" not in user(first_request(SUBJECT, SPACE, 15, related=((),)))
+
+
+def test_related_kernels_and_roofs_stay_out_of_the_request_s_identity() -> None:
+    h200 = (*SUBJECT.hardware, "estimated peak memory bandwidth 4814 GB/s")
+    full = first_request(Subject(**{**vars(SUBJECT), "hardware": h200}), SPACE, 15, related=((trial(1.0),),))
+    assert {"Roofs", "Related kernels"} <= set(user(full))
+    bare = first_request(SUBJECT, SPACE, 15)
+    assert without_sections(full[1].content, LOCAL_SECTIONS) == without_sections(bare[1].content, LOCAL_SECTIONS)
+
+
+def test_the_roofs_come_with_what_the_default_took() -> None:
+    subject = Subject(**{**vars(SUBJECT), "hardware": ("estimated peak memory bandwidth 1000 GB/s",)})
+    said = user(first_request(subject, SPACE, 15, results=[trial(1.0)]))["Roofs"].split("\n")
+    assert said[0].startswith("- bandwidth roof: 17.18 MiB at 1000 GB/s take 18.02 us")
+    assert said[-1] == "- the default config takes 1 ms, 55.5 x the estimated bandwidth roof of 18.02 us"
+
+
+def test_the_state_tells_the_last_round_s_gain_and_the_distance_from_the_roof() -> None:
+    subject = Subject(**{**vars(SUBJECT), "hardware": ("estimated peak memory bandwidth 1000 GB/s",)})
+    trials = [trial(1.0), trial(0.8, SPLIT=2)]
+    said = sections(refine_request(SPACE, trials, 15, 2, subject=subject, before_ms=1.0).content)["Search state"]
+    assert said.split("\n") == [
+        "2 configs measured, 0 of them failed.",
+        "Best latency 0.8 ms, 44.4 x the estimated bandwidth roof of 18.02 us.",
+        "The last round gained 20.0%.",
+        "Default config 1 ms, 1.25 x the best.",
+    ]
+    none = sections(refine_request(SPACE, trials, 15, 2, before_ms=0.8).content)["Search state"]
+    assert "The last round found nothing better." in none
+
+
+@pytest.mark.parametrize("kind", ["triton", "helion", "cuda", "c", "python"])
+def test_prompts_stay_short(kind: str) -> None:
+    names = ("matmul", "attention", "softmax", "histogram", "dequant", "grouped", "persistent", "conv", "split_k")
+    subject = Subject(" ".join(names), kind, "", SUBJECT.inputs, SUBJECT.facts, SUBJECT.constraint, SUBJECT.hardware)
+    system, asked = first_request(subject, SPACE, 15)
+    assert len(system.content) <= 9000
+    assert len(asked.content) <= 8000
+    assert len(first_request(Subject("softmax", kind), SPACE, 15)[1].content) <= 6000
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 15, 40])
+def test_the_strategy_divides_any_number_of_configs(count: int) -> None:
+    text = user(first_request(SUBJECT, SPACE, count))["Strategy"]
+    parts = [int(n) for n in re.findall(r"About\s+(\d+)", text)]
+    assert sum(parts) == (count if count >= 5 else 0)
+    assert 0 not in parts
+
+
 def test_requests_depend_on_their_arguments_only() -> None:
     assert first_request(SUBJECT, SPACE, 15) == first_request(SUBJECT, SPACE, 15)
     assert first_request(SUBJECT, SPACE, 15) != first_request(SUBJECT, SPACE, 14)
@@ -177,10 +258,11 @@ def test_refinement_shows_results_anchors_patterns_and_failures() -> None:
         trial(reason="needs 300 KiB\nof shared memory", BLOCK_M=256, SPLIT=s) for s in (1, 2, 3)
     ]
     said = sections(refine_request(SPACE, trials, 15, 2, {"refused by the constraint": 2}).content)
-    assert said["Search state"].startswith("17 configs measured, 3 of them failed.\nBest latency 1 ms.")
+    assert said["Search state"] == "17 configs measured, 3 of them failed.\nBest latency 1 ms."
     assert len(said["Best results"].split("\n")) == 12
     assert "best of another family: 1.5 ms" in said["Anchors"]
-    assert "- BLOCK_M: best 5 have 128 (5 of 5; 14 of all 17); never tried: 16, 32, 64" in said["Patterns"]
+    assert "- BLOCK_M (default 64): best 5 have 128 (5 of 5; 14 of all 17); never tried: 16, 32, 64" in said["Patterns"]
+    assert "best with others: 3 x1.800, 4 x2.200" in said["Patterns"]
     assert "- out of resources: 3" in said["Failures"]
     assert "(needs 300 KiB of shared memory)" in said["Failures"]
     assert "- BLOCK_M = 256 failed 3 of 3 times" in said["Failures"]
@@ -216,3 +298,10 @@ def test_the_kernel_can_be_told_from_the_conversation() -> None:
 def test_quoted_replies_read_back() -> None:
     configs = (SPACE.default, {**SPACE.default, "SPLIT": 2})
     assert parse_reply(reply_text(configs), SPACE).configs == configs
+    assert reply_text(configs, SPACE.default) == '{"configs":[{},{"SPLIT":2}]}'
+    assert parse_reply(reply_text(configs, SPACE.default), SPACE).configs == configs
+
+
+def test_an_analysis_ahead_of_the_configs_is_no_config() -> None:
+    text = '{"analysis": "BLOCK_M 128 {\\"SPLIT\\": 4} binds", "configs": [{"BLOCK_M": 32}]}'
+    assert parse_reply(text, SPACE).configs == ({**SPACE.default, "BLOCK_M": 32},)

@@ -31,6 +31,7 @@ from pytest_kerneltune.nvidia import (
     remarks,
     smi_values,
 )
+from pytest_kerneltune.search.peaks import arithmetic, bandwidth, flop_per_clock
 from pytest_kerneltune.station import Timer
 
 QUIET = "0x0000000000000000, 1980, 121.37"
@@ -218,6 +219,7 @@ def test_this_machine_s_processor_is_described() -> None:
     assert device.kind == "cpu"
     assert device.hard["cpu"] == device.name
     assert f"{os.cpu_count()} logical cores" in device.facts[0]
+    assert flop_per_clock(device.facts) in {0, 16, 32, 64}
     assert all("\n" not in fact for fact in device.facts)
 
 
@@ -244,6 +246,9 @@ def test_the_gpu_is_described(torch: Any) -> None:
     assert device.uuid.startswith("GPU-")
     assert any("L2 cache" in fact for fact in device.facts)
     assert any("driver" in fact for fact in device.facts)
+    assert any("warps of 32" in fact for fact in device.facts)
+    assert bandwidth(device.facts) > 100
+    assert all(rate > 0 for rate in arithmetic(device.facts).values())
     assert "power limit W" in device.hard
 
 

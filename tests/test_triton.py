@@ -27,7 +27,10 @@ from pytest_kerneltune.backends.triton import Comparison, TritonKernel, TritonPr
 from pytest_kerneltune.errors import KernelError, RemoteError, UsageError  # noqa: E402
 from pytest_kerneltune.gpu import cuda_available  # noqa: E402
 from pytest_kerneltune.packing import pack, unpack  # noqa: E402
+from pytest_kerneltune.parameter import integer  # noqa: E402
+from pytest_kerneltune.space import ConfigSpace  # noqa: E402
 from pytest_kerneltune.worker import Service, Worker  # noqa: E402
+from pytest_kerneltune.workload import Workload  # noqa: E402
 
 LIMIT_S = 120.0
 HERE = sys.modules[__name__]
@@ -112,6 +115,9 @@ def compiler() -> Iterator[Worker]:
 
 def device() -> str:
     return "cpu" if cuda_available() else "cuda"
+
+
+PROGRAMS = 64
 
 
 def affine_kernel(n: int = 1000, **options: Any) -> TritonKernel:
@@ -340,6 +346,20 @@ def test_the_description_names_arguments_and_fixed_settings() -> None:
         "arg 2 n: int 12",
     )
     assert described.facts == ("BIAS: int 1", "grid: (4, 2)")
+
+
+def test_a_model_is_shown_the_grid_which_makes_no_other_kernel() -> None:
+    def blocks(config: Any) -> tuple[int]:
+        return (PROGRAMS // config["BLOCK"],)
+
+    x = torch.zeros(16, device=device())
+    made = (TritonKernel(affine, (x, x, 16), grid) for grid in (blocks, lambda _: (1,)))
+    first, other = (Workload("affine", "test_it.py", kernel, ConfigSpace({"BLOCK": integer(1, 8)})) for kernel in made)
+    source = first.subject([], send_source=True).source
+    assert source.startswith("@triton.jit\ndef affine(")
+    assert "return (PROGRAMS // config" in source
+    assert "PROGRAMS = 64" in source
+    assert first.fingerprint == other.fingerprint
 
 
 @pytest.mark.skipif(not hasattr(triton, "knobs"), reason="before Triton 3.4 processes inherit the directory")

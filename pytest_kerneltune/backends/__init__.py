@@ -34,7 +34,8 @@ class Description:
     ``functions`` are the Python functions (or JIT functions) whose source, with all that they call, is the kernel;
     ``source`` is its text where it is not Python, ``directory`` where the files it includes are found; ``inputs``
     describes each argument (name, shape, dtype, stride), one line each; ``facts`` are further settings that make a
-    different kernel of the same source (flags, function name).
+    different kernel of the same source (flags, function name). ``launchers`` are functions that say how it is launched:
+    who reads the source wants to see them, and they make no other kernel.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Description:
     directory: str = ""
     inputs: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
+    launchers: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,10 @@ class TritonKernel:
         if not callable(self.grid):
             facts.append(f"grid: {_launch_grid(self.grid)}")
         functions = (self.fn, *self._heuristics.values())
-        return Description(self.kind, functions=functions, inputs=tuple(inputs), facts=tuple(facts))
+        launchers = (self.grid,) if callable(self.grid) else ()
+        return Description(
+            self.kind, functions=functions, inputs=tuple(inputs), facts=tuple(facts), launchers=launchers
+        )
 
     def compile_task(self, config: Config) -> CompileTask:
         keywords = self._keywords(config)
