@@ -8,20 +8,22 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from pytest_kerneltune.errors import LLMError
 from pytest_kerneltune.llm.access import endpoint
-from pytest_kerneltune.llm.http import MAX_BYTES, HttpModel
-from pytest_kerneltune.llm.providers import PROVIDERS, Answer, Provider, provider_named
+from pytest_kerneltune.llm.exchange import MAX_BYTES
+from pytest_kerneltune.llm.http import HttpModel
+from pytest_kerneltune.llm.providers import Answer, Ask, Provider, provider_named
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import Request
 
@@ -78,6 +80,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.steps: list[Step] = []
+        self.released = Event()  # what waits for ever waits for this
         self.received: list[Received] = []
 
     @property
@@ -104,20 +107,21 @@ class Asking:
 
     model: HttpModel
     pauses: list[float] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
 
     def ask(self, messages: Sequence[Message] = QUESTION) -> Answer:
-        return self.model.ask(messages)
+        return self.model.ask(messages, write=self.pieces.append)
 
-    def fails(self, messages: Sequence[Message] = QUESTION) -> str:
+    def fails(self, messages: Sequence[Message] = QUESTION, deadline: float | None = None) -> str:
         """The error's text, of which nothing may give the key away."""
         with pytest.raises(LLMError) as failure:
-            self.model.ask(messages)
+            self.model.ask(messages, deadline)
         text = str(failure.value)
         assert KEY not in text
         assert failure.value.__cause__ is None
         assert failure.value.__context__ is None
         assert text.isprintable()
-        assert len(text) < 600
+        assert len(text) <= 300
         return text
 
 
@@ -125,7 +129,13 @@ class Asking:
 def asking(server: Server) -> Iterator[Callable[..., Asking]]:
     opened: list[HttpModel] = []
 
-    def make(provider: str = "openai", key: str = KEY, timeout_s: float = 100.0) -> Asking:
+    def make(
+        provider: str = "openai",
+        key: str = KEY,
+        timeout_s: float = 100.0,
+        headers: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> Asking:
         row = row_of(provider)
         pauses: list[float] = []
 
@@ -134,12 +144,12 @@ def asking(server: Server) -> Iterator[Callable[..., Asking]]:
 
         model = HttpModel(
             row,
-            "the-model",
+            Ask("the-model", **{"max_output_tokens": 1000, "stream": False, **settings}),
             key,
             endpoint(server.base, row.path, key),
             timeout_s=timeout_s,
-            max_output_tokens=1000,
             verify=TRUST,
+            headers=headers or {},
             clock=clock,
             sleep=pauses.append,
             jitter=lambda: 0.0,
@@ -183,6 +193,98 @@ def messages(text: str = TEXT, **more: Any) -> dict[str, Any]:
     usage = {"input_tokens": 10, "cache_read_input_tokens": 60, "output_tokens": 30}
     content = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text}]
     return {"type": "message", "content": content, "stop_reason": "end_turn", "usage": usage} | more
+
+
+def chat(text: object = TEXT, finish: str = "stop", **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return {"choices": [choice], "usage": {"prompt_tokens": 70, "completion_tokens": 30}} | more
+
+
+def ollama(text: str = TEXT, **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, "thinking": "hm"}
+    return {"message": message, "done": True, "done_reason": "stop", "prompt_eval_count": 70, "eval_count": 30} | more
+
+
+REPLIES: dict[str, Callable[..., dict[str, Any]]] = {
+    "openai": responses,
+    "anthropic": messages,
+    "chat": chat,
+    "openrouter": chat,
+    "ollama": ollama,
+}
+
+
+def responses_events(*texts: str) -> list[dict[str, Any]]:
+    deltas = [{"type": "response.output_text.delta", "delta": text} for text in texts]
+    started = {"type": "response.created", "response": {"status": "in_progress", "output": []}}
+    return [started, *deltas, {"type": "response.completed", "response": responses("".join(texts))}]
+
+
+def messages_events(*texts: str) -> list[dict[str, Any]]:
+    usage = {"input_tokens": 10, "cache_read_input_tokens": 60, "cache_creation_input_tokens": None, "output_tokens": 1}
+    thinking = {"type": "thinking_delta", "thinking": "hm"}
+    return [
+        {"type": "message_start", "message": {"type": "message", "content": [], "usage": usage}},
+        {"type": "content_block_delta", "index": 0, "delta": thinking},
+        {"type": "ping"},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+        *({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": t}} for t in texts),
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 30}},
+        {"type": "message_stop"},
+    ]
+
+
+def chat_events(*texts: str) -> list[dict[str, Any]]:
+    return [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+        *({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in texts),
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"prompt_tokens": 70, "completion_tokens": 30}},
+    ]
+
+
+def ollama_events(*texts: str) -> list[dict[str, Any]]:
+    return [*({"message": {"content": text}, "done": False} for text in texts), ollama("")]
+
+
+EVENTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "openai": responses_events,
+    "anthropic": messages_events,
+    "chat": chat_events,
+    "openrouter": chat_events,
+    "ollama": ollama_events,
+}
+
+
+def framed(provider: str, event: dict[str, Any]) -> bytes:
+    """An event as the provider sends it."""
+    text = json.dumps(event)
+    if provider == "ollama":
+        return f"{text}\n".encode()
+    name = f"event: {event['type']}\n" if "type" in event else ""
+    return f"{name}data: {text}\n\n".encode()
+
+
+def streams(provider: str, events: Sequence[dict[str, Any]], end: Callable[[Handler], None] | None = None) -> Step:
+    """A streamed response of some events; ``end`` does what follows them."""
+
+    def step(handler: Handler) -> None:
+        start_stream(handler, provider)
+        for event in events:
+            handler.wfile.write(framed(provider, event))
+        if end is not None:
+            end(handler)
+        elif provider in ("chat", "openrouter"):
+            handler.wfile.write(b"data: [DONE]\n\n")
+
+    return step
+
+
+def start_stream(handler: Handler, provider: str = "chat") -> None:
+    handler.close_connection = True
+    handler.send_response(200)
+    handler.send_header("content-type", "application/x-ndjson" if provider == "ollama" else "text/event-stream")
+    handler.end_headers()
 
 
 def error(message: str, **more: str) -> dict[str, Any]:
@@ -241,48 +343,138 @@ def endless(handler: Handler) -> None:
 
 # What is sent and read
 
-
-def test_openai_request_and_reply(server: Server, asking: Callable[..., Asking]) -> None:
-    server.steps = [OK]
-    assert asking("openai").ask() == Answer(TEXT, 70, 30)
-    (request,) = server.received
-    assert request.path == "/v1/responses"
-    assert request.headers["authorization"] == f"Bearer {KEY}"
-    assert "x-api-key" not in request.headers
-    assert request.body == {
-        "model": "the-model",
+TURNS = [
+    {"role": "user", "content": "A kernel."},
+    {"role": "assistant", "content": "{}"},
+    {"role": "user", "content": "Once more."},
+]
+CONVERSATION = [{"role": "system", "content": "Tune."}, *TURNS]
+NAMED_SCHEMA = {"type": "json_schema", "json_schema": {"name": "configs", "strict": True, "schema": SCHEMA}}
+MARK = {"cache_control": {"type": "ephemeral"}}
+BODIES: dict[str, dict[str, Any]] = {
+    "openai": {
         "instructions": "Tune.",
-        "input": [
-            {"role": "user", "content": "A kernel."},
-            {"role": "assistant", "content": "{}"},
-            {"role": "user", "content": "Once more."},
-        ],
+        "input": TURNS,
         "max_output_tokens": 1000,
         "store": False,
         "text": {"format": {"type": "json_schema", "name": "configs", "strict": True, "schema": SCHEMA}},
-    }
+    },
+    "anthropic": {
+        "system": [{"type": "text", "text": "Tune.", **MARK}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "A kernel.", **MARK}]}, *TURNS[1:]],
+        "max_tokens": 1000,
+        "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+    },
+    "chat": {"messages": CONVERSATION, "max_completion_tokens": 1000, "response_format": NAMED_SCHEMA},
+    "openrouter": {
+        "messages": CONVERSATION,
+        "max_completion_tokens": 1000,
+        "response_format": NAMED_SCHEMA,
+        "provider": {"require_parameters": True},
+    },
+    "ollama": {
+        "messages": CONVERSATION,
+        "options": {"num_predict": 1000, "num_ctx": 8192},
+        "format": SCHEMA,
+        "stream": False,
+    },
+}
+WHERE = {
+    "openai": "/v1/responses",
+    "anthropic": "/v1/messages",
+    "chat": "/v1/chat/completions",
+    "openrouter": "/v1/chat/completions",
+    "ollama": "/api/chat",
+}
 
 
-def test_anthropic_request_and_reply(server: Server, asking: Callable[..., Asking]) -> None:
-    server.steps = [sends(200, messages())]
-    assert asking("anthropic").ask() == Answer(TEXT, 70, 30)
+@pytest.mark.parametrize("provider", BODIES)
+def test_a_question_and_its_answer(server: Server, asking: Callable[..., Asking], provider: str) -> None:
+    server.steps = [sends(200, REPLIES[provider]())]
+    assert asking(provider).ask() == Answer(TEXT, 70, 30)
     (request,) = server.received
-    assert request.path == "/v1/messages"
-    assert request.headers["x-api-key"] == KEY
-    assert request.headers["anthropic-version"] == "2023-06-01"
-    assert "authorization" not in request.headers
-    assert request.body["system"] == "Tune."
-    assert [m["role"] for m in request.body["messages"]] == ["user", "assistant", "user"]
-    assert request.body["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}}
+    assert request.path == WHERE[provider]
+    request.body.pop("prompt_cache_key", None)
+    assert request.body == {"model": "the-model", **BODIES[provider]}
+    credentials = {name: request.headers.get(name) for name in ("authorization", "x-api-key", "anthropic-version")}
+    bearer = {"authorization": f"Bearer {KEY}", "x-api-key": None, "anthropic-version": None}
+    signed = {"authorization": None, "x-api-key": KEY, "anthropic-version": "2023-06-01"}
+    assert credentials == (signed if provider == "anthropic" else bearer)
 
 
-@pytest.mark.parametrize("provider", [p.name for p in PROVIDERS])
+@pytest.mark.parametrize("provider", BODIES)
 def test_without_key_or_schema_neither_is_sent(server: Server, asking: Callable[..., Asking], provider: str) -> None:
-    server.steps = [sends(200, responses() | messages())]
+    server.steps = [sends(200, REPLIES[provider]())]
     assert asking(provider, key="").ask([Message("user", "Hello.")]).text == TEXT
     (request,) = server.received
     assert {"authorization", "x-api-key"}.isdisjoint(request.headers)
-    assert {"text", "output_config", "instructions", "system"}.isdisjoint(request.body)
+    assert {"text", "output_config", "response_format", "format", "instructions", "system"}.isdisjoint(request.body)
+
+
+@pytest.mark.parametrize(
+    ("provider", "fields"),
+    [
+        ("openai", {"temperature": 0.5, "reasoning": {"effort": "minimal"}}),
+        ("anthropic", {"temperature": 0.5, "thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}),
+        ("chat", {"temperature": 0.5, "reasoning_effort": "minimal"}),
+        ("openrouter", {"temperature": 0.5, "reasoning": {"effort": "minimal"}}),
+        ("ollama", {"think": "low", "options": {"num_predict": 1000, "num_ctx": 8192, "temperature": 0.5}}),
+    ],
+)
+def test_temperature_and_effort_go_where_the_provider_takes_them(
+    server: Server, asking: Callable[..., Asking], provider: str, fields: dict[str, Any]
+) -> None:
+    server.steps = [sends(200, REPLIES[provider]())]
+    asking(provider, temperature=0.5, effort="minimal").ask([Message("user", "Hello.")])
+    (request,) = server.received
+    assert request.body | fields == request.body
+
+
+@pytest.mark.parametrize(
+    ("provider", "fields"), [("anthropic", {"thinking": {"type": "disabled"}}), ("ollama", {"think": False})]
+)
+def test_reasoning_can_be_switched_off(
+    server: Server, asking: Callable[..., Asking], provider: str, fields: dict[str, Any]
+) -> None:
+    server.steps = [sends(200, REPLIES[provider]())]
+    asking(provider, effort="none").ask()
+    assert server.received[0].body | fields == server.received[0].body
+
+
+def test_requests_of_one_conversation_name_the_same_cache(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [OK]
+    model = asking()
+    for question in (QUESTION, QUESTION[:2], [*QUESTION[:1], Message("user", "Another kernel.")]):
+        model.ask(question)
+    first, second, other = (request.body["prompt_cache_key"] for request in server.received)
+    assert first == second != other
+    assert len(first) <= 64
+
+
+def test_a_long_question_gets_room_at_ollama(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [sends(200, ollama())]
+    asking("ollama").ask([Message("user", "x" * 60_000)])
+    assert server.received[0].body["options"]["num_ctx"] == 32768
+
+
+def test_extra_headers_are_sent_and_replace_the_providers(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [sends(200, messages())]
+    asking("anthropic", headers={"X-Team": "kernels", "Anthropic-Version": "2026-10-21"}).ask()
+    asking("anthropic", headers={"Authorization": "Bearer from-a-gateway"}).ask()
+    first, second = (request.headers for request in server.received)
+    assert (first["x-team"], first["anthropic-version"], first["x-api-key"]) == ("kernels", "2026-10-21", KEY)
+    assert second["authorization"] == "Bearer from-a-gateway"
+    assert "x-api-key" not in second
+
+
+def test_the_digest_tells_questions_apart_and_nothing_else(asking: Callable[..., Asking]) -> None:
+    model = asking().model
+    same = [asking(key="sk-other-key-000").model, asking(stream=True).model, asking(headers={"x-a": "bcde"}).model]
+    assert {m.digest(QUESTION) for m in [model, *same]} == {model.digest(QUESTION)}
+    others = [asking("chat"), asking(temperature=0.5), asking(effort="low"), asking(max_output_tokens=10)]
+    digests = [model.digest(QUESTION), model.digest(QUESTION[:2]), *(m.model.digest(QUESTION) for m in others)]
+    assert len(set(digests)) == len(digests)
+    assert all(len(digest) == 64 for digest in digests)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +494,11 @@ def test_without_key_or_schema_neither_is_sent(server: Server, asking: Callable[
             messages() | {"content": [None, "x", {"type": "new"}, {"type": "text", "text": TEXT}]},
             Answer(TEXT, 70, 30),
         ),
+        ("chat", chat([{"type": "text", "text": TEXT}, {"type": "image"}]), Answer(TEXT, 70, 30)),
+        ("chat", chat(finish="length"), Answer(TEXT, 70, 30, "cut off (length)")),
+        ("chat", chat(usage={"prompt_tokens": True, "completion_tokens": "30"}), Answer(TEXT)),
+        ("ollama", {"message": {"content": TEXT}, "done": True}, Answer(TEXT)),
+        ("ollama", ollama(done_reason="length"), Answer(TEXT, 70, 30, "cut off (length)")),
     ],
 )
 def test_unusual_answers(
@@ -336,7 +533,7 @@ def test_unusual_answers(
                 "incomplete_details": {"reason": "max_output_tokens"},
                 "usage": {"output_tokens": 999},
             },
-            "spent its output tokens of 999 before",
+            r"spent its output tokens \(999\) before .* raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS",
         ),
         (
             "anthropic",
@@ -347,6 +544,22 @@ def test_unusual_answers(
         ("anthropic", {"content": None}, "holds no text"),
         ("anthropic", {"content": "text"}, "holds no text"),
         ("openai", {}, "holds no text"),
+        ("chat", {"choices": []}, "holds no choices"),
+        ("chat", {"choices": [None]}, "holds no text"),
+        ("chat", chat(None), "holds no text"),
+        ("chat", chat(7), "holds no text"),
+        ("chat", chat("", "content_filter"), "no answer \\(content_filter\\)"),
+        ("chat", {"choices": [{"message": {"content": None, "refusal": "No."}}]}, "refused to answer: No."),
+        (
+            "chat",
+            chat(
+                None, "length", usage={"completion_tokens": 99, "completion_tokens_details": {"reasoning_tokens": 98}}
+            ),
+            r"output tokens \(99, 98 of them on reasoning\)",
+        ),
+        ("openrouter", {"choices": [{"error": {"code": 400, "message": "odd"}}]}, "reported an error: 400, odd"),
+        ("ollama", ollama("", done_reason="length"), "spent its output tokens"),
+        ("ollama", {"error": "model is broken"}, "reported an error: model is broken"),
     ],
 )
 def test_replies_without_an_answer_say_why(
@@ -382,6 +595,7 @@ def test_replies_without_an_answer_say_why(
         (hang_up, 0.5),
         (breaks_off, 0.5),
         (gibberish, 0.5),
+        (sends(200, b"data: {}\n\n", content_type="text/event-stream"), 0.5),
     ],
 )
 def test_passing_faults_are_retried(server: Server, asking: Callable[..., Asking], fault: Step, pause: float) -> None:
@@ -425,13 +639,16 @@ def test_pauses_grow_and_attempts_are_limited(server: Server, asking: Callable[.
         (sends(429, error("You exceeded your current quota", code="insufficient_quota")), "insufficient_quota"),
         (sends(400, error("bad request")), "openai answered 400: bad request"),
         (sends(404, error("no such model", code="model_not_found")), "model_not_found, no such model"),
-        (sends(401, error("wrong key")), "openai refused the key (401): wrong key"),
-        (sends(403, {"error": "no access"}), "openai refused the key (403): no access"),
+        (
+            sends(401, error("wrong key")),
+            "refused the key (401): wrong key; check OPENAI_API_KEY or KERNELTUNE_LLM_API_KEY",
+        ),
+        (sends(403, {"error": "no access"}), "openai refused access (403): no access; check what the key allows"),
         (sends(500, error("oops"), x_should_retry="false"), "openai answered 500: oops"),
         (sends(429, error("slow down"), retry_after="9999"), "asks to wait 9999 s, which is too long"),
         (sends(200, error("bad input", code="invalid_prompt")), "reported an error: invalid_prompt, bad input"),
         (sends(307, b"", location="https://elsewhere.example/v1?key=1"), "redirects to elsewhere.example (307)"),
-        (sends(302, b"", location="http://[bad"), "openai could not be asked"),
+        (sends(302, b"", location="http://[bad"), "redirects to [bad (302)"),
         (sends(200, b"<html>Sign in</html>", content_type="text/html"), "something that is no reply (text/html)"),
         (sends(200, b""), "sent nothing"),
         (sends(204, b""), "sent nothing"),
@@ -440,7 +657,11 @@ def test_pauses_grow_and_attempts_are_limited(server: Server, asking: Callable[.
         (sends(200, b"\xff\xfe\xff"), "something that is no reply"),
         (sends(200, b"[" * 100_000), "something that is no reply"),
         (sends(200, b'{"a": ' + b"9" * 10_000 + b"}"), "something that is no reply"),
-        (sends(200, b"data: {}\n\n", content_type="text/event-stream"), "text/event-stream"),
+        (
+            sends(400, b"<html><title>400 No required SSL certificate was sent</title>", content_type="text/html"),
+            "a web page (400 No required SSL certificate was sent); it may want a certificate",
+        ),
+        (sends(400, error("Invalid model name")), "check KERNELTUNE_LLM_MODEL"),
         (sends(418, {"detail": "teapot"}), "answered 418: teapot"),
         (sends(422, b"plain words"), "answered 422: plain words"),
     ],
@@ -463,18 +684,80 @@ def test_no_retry_starts_that_would_pass_the_deadline(server: Server, asking: Ca
 
 
 def test_nobody_listening_is_retried_and_reported(server: Server, asking: Callable[..., Asking]) -> None:
-    model = asking()
+    model = asking("ollama")
     server.server_close()
     text = model.fails()
-    assert "openai could not be asked (ConnectError" in text
-    assert text.endswith("tried 4 times")
+    assert "ollama could not be asked (ConnectError" in text
+    assert text.endswith(f"is the server running at {server.base.removeprefix('http://')}?; tried 4 times")
+
+
+@pytest.mark.parametrize(
+    ("provider", "key", "status", "advice"),
+    [
+        ("anthropic", KEY, 401, "refused the key (401): odd; check ANTHROPIC_API_KEY or KERNELTUNE_LLM_API_KEY"),
+        ("chat", "", 401, "chat wants a key (401): odd; check OPENAI_API_KEY or KERNELTUNE_LLM_API_KEY"),
+        ("ollama", "", 404, "check KERNELTUNE_LLM_MODEL, and that KERNELTUNE_LLM_API_BASE serves /api/chat"),
+        ("openrouter", KEY, 402, "openrouter answered 402: odd; the account's quota or credit is spent"),
+    ],
+)
+def test_an_error_says_what_to_check(
+    server: Server, asking: Callable[..., Asking], provider: str, key: str, status: int, advice: str
+) -> None:
+    server.steps = [sends(status, error("odd"))]
+    assert advice in asking(provider, key=key).fails()
+    assert len(server.received) == 1
+
+
+def test_a_bad_gateway_between_is_named(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://user:secret-of-proxy@127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(LLMError, match="HTTP_PROXY") as failure:
+        HttpModel(row_of("openai"), Ask("m"), KEY, server.base, timeout_s=5, verify=TRUST)
+    assert "secret" not in str(failure.value)
+    assert failure.value.__context__ is None
 
 
 @pytest.mark.parametrize("step", [silent, trickling])
 def test_the_deadline_is_for_the_whole_reply(server: Server, asking: Callable[..., Asking], step: Step) -> None:
     server.steps = [step]
-    assert asking(timeout_s=0.3).fails() == "openai gave no complete reply within 0.3 s"
+    assert asking(timeout_s=0.3).fails() == (
+        "openai gave no complete reply within 0.3 s; KERNELTUNE_LLM_REQUEST_TIMEOUT_S sets the limit"
+    )
     assert len(server.received) == 1
+
+
+def test_the_deadline_is_for_a_reply_that_stalls_half_way(server: Server, asking: Callable[..., Asking]) -> None:
+    def half(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("content-length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"{")
+        stalls(handler)
+
+    server.steps = [half]
+    assert "no complete reply within 0.5 s" in asking(timeout_s=0.5).fails()
+    assert not server.released.is_set()
+    server.released.set()
+
+
+def test_the_deadline_is_for_headers_that_trickle(server: Server, asking: Callable[..., Asking]) -> None:
+    def slow_headers(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not server.released.wait(0.05):
+            handler.wfile.write(b"X-More: 1\r\n")
+
+    server.steps = [slow_headers]
+    assert "no complete reply within 0.5 s" in asking(timeout_s=0.5).fails()
+    server.released.set()
+
+
+def test_a_deadline_of_the_caller_holds_for_all_attempts(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [sends(503, error("busy"), retry_after="4")]
+    model = asking()
+    assert "no time for another attempt within 5 s" in model.fails(deadline=time.monotonic() + 5)
+    assert model.pauses == [4.0]
+    assert "no complete reply within 0 s" in model.fails(deadline=time.monotonic())
+    assert len(server.received) == 2
 
 
 def test_a_kept_connection_that_died_is_replaced(server: Server, asking: Callable[..., Asking]) -> None:
@@ -495,6 +778,14 @@ def test_an_endless_reply_is_cut_short(server: Server, asking: Callable[..., Ask
     assert asking().fails() == f"openai sent more than {MAX_BYTES >> 20} MiB"
 
 
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "gzip"])
+def test_a_reply_packed_in_another_way_is_not_read(
+    server: Server, asking: Callable[..., Asking], encoding: str
+) -> None:
+    server.steps = [sends(200, responses(), content_encoding=encoding)]
+    assert "packed in another way than asked for" in asking().fails()
+
+
 def test_a_compressed_bomb_is_cut_short(server: Server, asking: Callable[..., Asking]) -> None:
     bomb = gzip.compress(b" " * (64 << 20), 1)
     server.steps = [sends(200, bomb, content_encoding="gzip")]
@@ -506,6 +797,24 @@ def test_a_key_that_the_server_echoes_is_struck_out(server: Server, asking: Call
     server.steps = [sends(status, error(f"\x1b[31mwrong key {KEY}\r\n given", type=KEY))]
     text = asking().fails()
     assert "wrong key ***" in text
+
+
+@pytest.mark.parametrize(
+    "spelling", [str, quote, lambda text: json.dumps(text)[1:-1], lambda text: f"\x1b[1m{text}\r\n"]
+)
+def test_extra_headers_that_the_server_echoes_are_struck_out(
+    server: Server, asking: Callable[..., Asking], spelling: Callable[[str], str]
+) -> None:
+    value = 'Bearer "token" /+&=0123'
+    server.steps = [sends(401, f"You sent {spelling(value)} and {spelling(value.split()[-1])}.".encode())]
+    text = asking(headers={"Authorization": value}).fails()
+    assert "0123" not in text
+    assert "*** and ***" in text
+
+
+def test_a_short_key_is_struck_out_where_it_is_a_word(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [sends(401, error("key test is not among the latest"))]
+    assert "key *** is not among the latest" in asking(key="test").fails()
 
 
 def test_a_key_in_a_reply_is_struck_out(server: Server, asking: Callable[..., Asking]) -> None:
@@ -531,29 +840,308 @@ def test_nothing_shows_the_key(server: Server, asking: Callable[..., Asking]) ->
     assert KEY not in repr(model)
 
 
-# Structured output
+# What a server refuses is left out
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
-@pytest.mark.parametrize("status", [400, 422])
-def test_a_server_that_refuses_the_schema_is_asked_without(
-    server: Server, asking: Callable[..., Asking], provider: str, status: int
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_server_that_fails_to_stream_is_asked_for_a_whole_reply(
+    server: Server, asking: Callable[..., Asking], status: int
 ) -> None:
-    refuses = sends(status, error("Unknown parameter: 'text.format'", code="unknown_parameter"))
-    server.steps = [refuses, sends(200, responses() | messages())]
-    model = asking(provider)
+    failure = b'data: {"error": {"message": "Error processing stream start", "code": "500"}}\n\ndata: [DONE]\n\n'
+    server.steps = [sends(status, failure, content_type="text/event-stream"), OK]
+    model = asking(stream=True)
     assert model.ask().text == TEXT
-    assert model.ask().text == TEXT
-    field_name = {"openai": "text", "anthropic": "output_config"}[provider]
-    assert [field_name in r.body for r in server.received] == [True, False, False]
+    assert ["stream" in request.body for request in server.received] == [True, False]
     assert model.pauses == []
 
 
-def test_a_server_that_refuses_all_is_asked_twice_at_most(server: Server, asking: Callable[..., Asking]) -> None:
-    server.steps = [sends(400, error("unsupported format"))]
+def test_a_server_that_refuses_the_schema_is_asked_without(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [sends(422, error("Unknown parameter: 'text.format'", code="unknown_parameter")), OK]
     model = asking()
-    assert model.fails() == "openai answered 400: unsupported format"
-    assert len(server.received) == 2
+    assert model.ask().text == TEXT
+    assert model.ask().text == TEXT
+    assert ["text" in r.body for r in server.received] == [True, False, False]
+    assert model.pauses == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "complaint", "fields"),
+    [
+        ("openai", error("Unsupported parameter: 'temperature' is not supported with this model."), {"temperature"}),
+        ("openai", error("Unsupported value", param="reasoning.effort"), {"reasoning"}),
+        ("openai", error("Unknown parameter: 'prompt_cache_key'."), {"prompt_cache_key"}),
+        ("openai", error("Your organization must be verified to stream", param="stream"), {"stream"}),
+        ("openai", error("max_output_tokens is too large"), {"max_output_tokens"}),
+        ("openai", error("Unknown parameter: 'store'."), {"store"}),
+        ("openai", error("odd", code="unknown_parameter"), {"text"}),
+        ("anthropic", error("temperature: Extra inputs are not permitted"), {"temperature"}),
+        ("anthropic", error("stream: Extra inputs are not permitted"), {"stream"}),
+        ("anthropic", error("adaptive thinking is not supported on this model"), {"thinking"}),
+        ("chat", error("json_schema is not supported", param="response_format"), set()),
+        ("chat", error("Unrecognized request argument supplied: reasoning_effort"), {"reasoning_effort"}),
+        ("chat", error("Unrecognized request argument supplied: max_completion_tokens"), {"max_completion_tokens"}),
+        ("chat", {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs"}]}, {"stream_options"}),
+        ("chat", {"object": "error", "message": {"detail": [{"loc": ["body", "stream_options"]}]}}, {"stream_options"}),
+        ("ollama", {"error": "model does not support thinking"}, {"think"}),
+        ("ollama", {"error": "invalid JSON schema in format"}, {"format"}),
+    ],
+)
+def test_a_field_that_a_server_refuses_is_left_out(
+    server: Server, asking: Callable[..., Asking], provider: str, complaint: object, fields: set[str]
+) -> None:
+    server.steps = [sends(400, complaint), sends(200, REPLIES[provider]())]
+    model = asking(provider, temperature=0.5, effort="low", stream=True)
+    assert model.ask().text == TEXT
+    first, second = (set(request.body) for request in server.received)
+    assert first - second == fields
+    assert model.pauses == []
+
+
+def test_an_older_name_or_a_simpler_form_is_tried_first(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [
+        sends(400, error("Unknown parameter: 'max_completion_tokens'")),
+        sends(400, error("json_schema is unavailable", param="response_format")),
+        sends(400, error("System role not supported")),
+        sends(200, chat()),
+    ]
+    assert asking("chat").ask().text == TEXT
+    body = server.received[-1].body
+    assert body["max_tokens"] == 1000
+    assert body["response_format"] == {"type": "json_object"}
+    assert body["messages"] == [{"role": "user", "content": "Tune.\n\nA kernel."}, *TURNS[1:]]
+
+
+def test_a_marked_prompt_is_sent_plain_where_marks_are_refused(server: Server, asking: Callable[..., Asking]) -> None:
+    complaint = error("system.0.cache_control: Extra inputs are not permitted", type="invalid_request_error")
+    server.steps = [sends(400, complaint), sends(200, messages())]
+    assert asking("anthropic").ask().text == TEXT
+    body = server.received[-1].body
+    assert (body["system"], body["messages"]) == ("Tune.", TURNS)
+
+
+def test_a_model_of_fewer_output_tokens_is_asked_for_fewer(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [sends(400, error("max_tokens: 16000 > 8192, the maximum for the model")), sends(200, messages())]
+    assert asking("anthropic", max_output_tokens=16_000).ask().text == TEXT
+    assert [request.body["max_tokens"] for request in server.received] == [16_000, 4096]
+
+
+def test_without_a_route_for_the_schema_openrouter_is_asked_without(
+    server: Server, asking: Callable[..., Asking]
+) -> None:
+    complaint = error("No endpoints found that can handle the requested parameters.")
+    server.steps = [sends(404, complaint), sends(404, complaint), sends(200, chat())]
+    assert asking("openrouter").ask().text == TEXT
+    assert "provider" not in server.received[-1].body
+
+
+@pytest.mark.parametrize("complaint", ["unsupported format", "unexpected field", "stream cache effort schema tokens"])
+def test_a_server_that_refuses_all_is_asked_a_few_times_only(
+    server: Server, asking: Callable[..., Asking], complaint: str
+) -> None:
+    server.steps = [sends(400, error(complaint))]
+    model = asking(stream=True, effort="low")
+    assert model.fails() == f"openai answered 400: {complaint}"
+    asked = len(server.received)
+    assert asked < 8
+    model.fails()
+    assert len(server.received) == asked + 1
+
+
+# Streams
+
+PIECES = [TEXT[:5], TEXT[5:11], TEXT[11:]]
+
+
+def begun(provider: str, *texts: str) -> list[dict[str, Any]]:
+    """A stream's events up to the last text."""
+    events = EVENTS[provider](*texts)
+    return events[: next(i for i, event in enumerate(events) if texts[-1] in strings(event)) + 1]
+
+
+def strings(value: Any) -> list[str]:
+    """All strings in a JSON value."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for item in inner for text in strings(item)]
+
+
+@pytest.mark.parametrize("provider", EVENTS)
+def test_a_stream_gives_the_answer_that_a_whole_reply_would(
+    server: Server, asking: Callable[..., Asking], provider: str
+) -> None:
+    server.steps = [streams(provider, EVENTS[provider](*PIECES))]
+    model = asking(provider, stream=True)
+    assert model.ask() == Answer(TEXT, 70, 30)
+    assert "".join(model.pieces) == TEXT
+    (request,) = server.received
+    assert request.body["stream"] is True
+    if WHERE[provider].endswith("completions"):
+        assert request.body["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("provider", EVENTS)
+def test_text_is_there_before_the_reply_has_ended(server: Server, asking: Callable[..., Asking], provider: str) -> None:
+    written = Event()
+    in_time: list[bool] = []
+    events = EVENTS[provider](*PIECES)
+    before = begun(provider, *PIECES[:1])
+
+    def waits_for_the_reader(handler: Handler) -> None:
+        in_time.append(written.wait(30))
+        for event in events[len(before) :]:
+            handler.wfile.write(framed(provider, event))
+
+    server.steps = [streams(provider, before, waits_for_the_reader)]
+    model = asking(provider, stream=True).model
+    assert model.ask(QUESTION, write=lambda _: written.set()).text == TEXT
+    assert in_time == [True]
+
+
+@pytest.mark.parametrize("provider", EVENTS)
+def test_a_whole_reply_is_fine_where_a_stream_was_asked_for(
+    server: Server, asking: Callable[..., Asking], provider: str
+) -> None:
+    server.steps = [sends(200, json.dumps(REPLIES[provider](), indent=2).encode())]
+    assert asking(provider, stream=True).ask() == Answer(TEXT, 70, 30)
+
+
+@pytest.mark.parametrize("provider", EVENTS)
+def test_a_stream_is_fine_where_none_was_asked_for(
+    server: Server, asking: Callable[..., Asking], provider: str
+) -> None:
+    content = b"".join(framed(provider, event) for event in EVENTS[provider](*PIECES))
+    server.steps = [sends(200, content)]
+    assert asking(provider).ask() == Answer(TEXT, 70, 30)
+
+
+def test_a_packed_stream_is_unpacked(server: Server, asking: Callable[..., Asking]) -> None:
+    content = b"".join(framed("chat", event) for event in chat_events(*PIECES))
+    server.steps = [sends(200, gzip.compress(content), content_encoding="gzip")]
+    assert asking("chat", stream=True).ask() == Answer(TEXT, 70, 30)
+
+
+def ends(handler: Handler) -> None:
+    """Nothing more comes."""
+
+
+def stalls(handler: Handler) -> None:
+    handler.server.released.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("provider", "end", "remark"),
+    [
+        *((provider, end, "connection lost") for provider in EVENTS for end in (ends, reset)),
+        *((provider, stalls, "out of time") for provider in ("chat", "ollama")),
+    ],
+)
+def test_what_arrived_of_a_broken_stream_is_the_answer(
+    server: Server, asking: Callable[..., Asking], provider: str, end: Step, remark: str
+) -> None:
+    arrived = Event()
+
+    def after_arrival(handler: Handler) -> None:
+        arrived.wait(30)
+        end(handler)
+
+    pieces: list[str] = []
+
+    def write(piece: str) -> None:
+        pieces.append(piece)
+        if "".join(pieces) == "".join(PIECES[:2]):
+            arrived.set()
+
+    server.steps = [streams(provider, begun(provider, *PIECES[:2]), after_arrival)]
+    answer = asking(provider, stream=True, timeout_s=2.0 if end is stalls else 100.0).model.ask(QUESTION, write=write)
+    server.released.set()
+    assert (answer.text, answer.remark) == ("".join(PIECES[:2]), f"cut off ({remark})")
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("provider", EVENTS)
+@pytest.mark.parametrize("end", [ends, reset])
+def test_a_stream_that_breaks_before_any_text_is_asked_for_again(
+    server: Server, asking: Callable[..., Asking], provider: str, end: Step
+) -> None:
+    server.steps = [
+        streams(provider, EVENTS[provider]()[:1] if provider != "ollama" else [{"done": False}], end),
+        streams(provider, EVENTS[provider](*PIECES)),
+    ]
+    model = asking(provider, stream=True)
+    assert model.ask().text == TEXT
+    assert model.pauses == [0.5]
+
+
+ERRORS: dict[str, dict[str, Any]] = {
+    "openai": {"type": "error", "code": "server_error", "message": "Overloaded"},
+    "anthropic": {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+    "chat": {"error": {"code": 502, "message": "Overloaded"}},
+    "openrouter": {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "Overloaded"}}]},
+    "ollama": {"error": "server overloaded"},
+}
+
+
+@pytest.mark.parametrize("provider", ERRORS)
+def test_an_error_in_a_stream(server: Server, asking: Callable[..., Asking], provider: str) -> None:
+    server.steps = [
+        streams(provider, [ERRORS[provider]]),
+        streams(provider, [*begun(provider, PIECES[0]), ERRORS[provider], *EVENTS[provider](*PIECES)]),
+    ]
+    model = asking(provider, stream=True)
+    answer = model.ask()
+    assert model.pauses == [0.5]
+    assert answer.text == PIECES[0]
+    assert answer.remark.startswith("cut off (")
+    assert "verloaded" in answer.remark
+
+
+def test_a_failed_response_is_no_answer(server: Server, asking: Callable[..., Asking]) -> None:
+    failed = {"status": "failed", "error": {"code": "invalid_prompt", "message": "odd"}, "output": []}
+    server.steps = [streams("openai", [{"type": "response.failed", "response": failed}])]
+    assert asking(stream=True).fails() == "openai reported an error: invalid_prompt, odd"
+
+
+def test_a_stream_cut_off_by_the_model_says_so(server: Server, asking: Callable[..., Asking]) -> None:
+    cut = responses(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    server.steps = [streams("openai", [{"type": "response.incomplete", "response": cut}])]
+    assert asking(stream=True).ask() == Answer(TEXT, 70, 30, "cut off (max_output_tokens)")
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "chat", "ollama"])
+def test_nobody_waits_for_a_connection_to_close_after_the_end(
+    server: Server, asking: Callable[..., Asking], provider: str
+) -> None:
+    def lingers(handler: Handler) -> None:
+        if provider == "chat":
+            handler.wfile.write(b"data: [DONE]\n\n")
+        stalls(handler)
+
+    server.steps = [streams(provider, EVENTS[provider](*PIECES), lingers)]
+    assert asking(provider, stream=True).ask() == Answer(TEXT, 70, 30)
+    assert not server.released.is_set()
+    server.released.set()
+
+
+def test_an_endless_stream_is_cut_off(server: Server, asking: Callable[..., Asking]) -> None:
+    block = framed("chat", {"choices": [{"delta": {"content": "x" * 100_000}}]})
+
+    def endless_stream(handler: Handler) -> None:
+        for _ in range(1000):
+            handler.wfile.write(block)
+
+    server.steps = [streams("chat", [], endless_stream)]
+    answer = asking("chat", stream=True).ask()
+    assert answer.remark == "cut off (more than 8 MiB)"
+    assert 0 < len(answer.text) < MAX_BYTES
+
+
+@pytest.mark.parametrize("at", [1, 9, len(KEY) - 1, len(KEY)])
+def test_a_key_in_the_pieces_of_a_stream_is_struck_out(server: Server, asking: Callable[..., Asking], at: int) -> None:
+    server.steps = [streams("chat", chat_events("a ", KEY[:at], KEY[at:], " b sk-", "not", " sk-"))]
+    model = asking("chat", stream=True)
+    assert model.ask().text == "a *** b sk-not sk-"
+    assert "".join(model.pieces) == "a *** b sk-not sk-"
 
 
 # TLS
@@ -573,8 +1161,8 @@ def test_a_certificate_nobody_vouches_for_is_not_retried() -> None:
 
         thread = Thread(target=refuse, daemon=True)
         thread.start()
-        model = HttpModel(row_of("openai"), "m", KEY, url, timeout_s=5, max_output_tokens=10, verify=TRUST)
-        with pytest.raises(LLMError, match="check the CA bundle and the client certificate"):
+        model = HttpModel(row_of("openai"), Ask("m"), KEY, url, timeout_s=5, verify=TRUST)
+        with pytest.raises(LLMError, match=r"unknown ca.* check KERNELTUNE_LLM_CLIENT_CERT"):
             model.ask(QUESTION)
         model.close()
         thread.join(5)

@@ -1,18 +1,26 @@
-"""Recorded replies: found by the question, on any machine."""
+"""Recorded replies: found by the question, on any machine; recorded by several processes at once."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
-from pytest_kerneltune.llm import LLMOptions, connect
-from pytest_kerneltune.llm.recorded import RecordedReplies, add_exchange, request_id
+from pytest_kerneltune.llm import LanguageModel, LLMOptions, connect
+from pytest_kerneltune.llm.providers import Answer
+from pytest_kerneltune.llm.recorded import RecordedReplies, request_id
+from pytest_kerneltune.llm.recording import Recorder, add_exchange
+from pytest_kerneltune.llm.source import Write, ignore
 from pytest_kerneltune.parameter import integer, power_of_two
 from pytest_kerneltune.search import Message, Subject
 from pytest_kerneltune.search.dialogue import first_request
@@ -21,6 +29,8 @@ from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Trial
 
 SPACE = ConfigSpace({"TILE": power_of_two(1, 64), "UNROLL": integer(1, 8)})
+HELLO = [Message("user", "Hello.")]
+EXAMPLES = Path(__file__).parent.parent / "examples" / "llm_replies.json"
 
 
 def question(hardware: tuple[str, ...] = ("H200",), count: int = 15) -> list[Message]:
@@ -47,7 +57,7 @@ def test_the_file_says_what_was_asked_and_by_whom(tmp_path: Path) -> None:
         ("other name", "m2", "second"),
     ]
     assert document["exchanges"][0]["messages"][1]["content"] == question()[1].content
-    assert [p.name for p in file.parent.iterdir()] == ["replies.json"]
+    assert sorted(p.name for p in file.parent.iterdir()) == ["replies.json", "replies.json.lock"]
 
 
 def test_recording_again_replaces_the_reply(tmp_path: Path) -> None:
@@ -58,14 +68,66 @@ def test_recording_again_replaces_the_reply(tmp_path: Path) -> None:
     assert len(json.loads(file.read_text())["exchanges"]) == 1
 
 
-def test_a_miss_names_the_kernel_the_file_and_the_request(tmp_path: Path) -> None:
+def miss(file: Path, messages: Sequence[Message]) -> str:
+    with pytest.raises(LLMError) as failure:
+        RecordedReplies(file).ask(messages)
+    assert "\n" not in str(failure.value)
+    return str(failure.value)
+
+
+def test_a_miss_names_the_file_the_kernel_the_request_and_the_way_out(tmp_path: Path) -> None:
     file = tmp_path / "replies.json"
     add_exchange(file, question(), "r", "m")
-    with pytest.raises(LLMError) as miss:
-        RecordedReplies(file).ask(question(count=14))
-    assert "softmax[n1024]" in str(miss.value)
-    assert "replies.json" in str(miss.value)
-    assert request_id(question(count=14))[:12] in str(miss.value)
+    text = miss(file, question(count=14))
+    assert "softmax[n1024]" in text
+    assert "replies.json" in text
+    assert request_id(question(count=14))[:12] in text
+    assert text.endswith(f"; record again: run once with KERNELTUNE_LLM_RECORD={file} and a model to ask")
+
+
+def sections(**bodies: str) -> list[Message]:
+    """A question about softmax with these sections."""
+    bodies = {"Kernel": "Name: softmax", **bodies}
+    user = "\n\n".join(f"## {title.replace('_', ' ')}\n{body}" for title, body in bodies.items())
+    return [Message("system", "## Role\nTune."), Message("user", user)]
+
+
+def test_a_miss_names_the_sections_that_differ_from_the_nearest_reply(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    add_exchange(file, sections(Inputs="x", Configuration_space="TILE", Task="Propose 3."), "far", "m")
+    add_exchange(file, sections(Inputs="x", Configuration_space="TILE", Task="Propose 15."), "near", "m")
+    asked = sections(Inputs="x", Configuration_space="WIDTH", Hardware="new", Task="Propose 15.")
+    assert "the prompt's section Configuration space differs from what was recorded;" in miss(file, asked)
+    asked = sections(Configuration_space="TILE", Strategy="Think.", Task="Propose 15.")
+    assert "the prompt's sections Strategy and Inputs differ from what was recorded;" in miss(file, asked)
+    asked = [Message("system", "Hello."), Message("user", "## Kernel\nName: softmax\n\n## Task\nNone.")]
+    differing = "the first lines, Task, Role, Inputs and 1 more"
+    assert f"the prompt's sections {differing} differ from what was recorded;" in miss(file, asked)
+
+
+def test_a_miss_in_a_later_round_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    second = [*question(), Message("assistant", "first"), Message("user", "## Task\nMore.")]
+    add_exchange(file, question(), "first", "m")
+    assert "the recorded conversation ends earlier;" in miss(file, second)
+    add_exchange(file, second, "second", "m")
+    other = [*question(), Message("assistant", "other"), second[-1]]
+    assert "the prompt's section the quoted reply differs" in miss(file, other)
+
+
+def test_a_miss_for_an_unknown_kernel_lists_those_that_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    Recorder(file, "m")
+    assert "it holds no replies" in miss(file, question())
+    for name in "fedcba":
+        add_exchange(file, [Message("user", name)], "r", "m", name)
+    assert "it holds replies for a, b, c, d and 2 more;" in miss(file, question())
+    document = json.loads(file.read_text())
+    for exchange in document["exchanges"]:
+        del exchange["messages"], exchange["kernel"]
+    file.write_text(json.dumps(document))
+    assert "it holds replies for this kernel;" in miss(file, question())
+    assert "it holds replies for this kernel;" in miss(file, HELLO)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +135,7 @@ def test_a_miss_names_the_kernel_the_file_and_the_request(tmp_path: Path) -> Non
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
+        ("[" * 200_000, "is not JSON"),
         ("[]", "not a file of recorded replies"),
         ('{"schema": 2, "exchanges": []}', "schema 1"),
         ('{"schema": 1, "exchanges": [{"request": "x"}]}', "not a file of recorded replies"),
@@ -84,8 +147,14 @@ def test_a_file_that_is_no_good_makes_the_model_unavailable(
     file = tmp_path / "replies.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(LLMUnavailable, match=complaint):
+    with pytest.raises(LLMUnavailable, match=complaint) as failure:
         connect(LLMOptions(replies=file))
+    assert f"{file} (KERNELTUNE_LLM_REPLIES)" in str(failure.value)
+    if content is not None:
+        with pytest.raises(LLMUnavailable, match=complaint) as failure:
+            Recorder(file, "m")
+        assert f"{file} (KERNELTUNE_LLM_RECORD)" in str(failure.value)
+        assert file.read_text() == content
 
 
 def test_connect_replays_through_the_port(tmp_path: Path) -> None:
@@ -134,3 +203,148 @@ def test_a_whole_conversation_replays_on_another_machine(tmp_path: Path) -> None
     assert converse(model.submit, "laptop", 17.0, 3) == recorded
     assert [c.outcome for c in model.calls] == ["replayed"] * len(model.calls)
     model.close()
+
+
+# Recording
+
+
+@dataclass
+class Echo:
+    """Answers with the question, at a price; an exception is raised."""
+
+    error: Exception | None = None
+
+    def ask(self, messages: Sequence[Message], deadline: float | None = None, write: Write = ignore) -> Answer:
+        if self.error is not None:
+            raise self.error
+        return Answer(messages[-1].content, 11, 4)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_what_is_recorded_is_replayed_with_its_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    model = LanguageModel("openai gpt", Echo(), record=Recorder(file, "openai gpt").record)
+    first = model.submit(question()).result(5)
+    model.submit(HELLO).result(5)
+    assert [call.outcome for call in model.calls] == ["ok", "ok"]
+    model.close()
+    replayed = connect(LLMOptions(replies=file))
+    assert replayed.label == "recorded replies (openai gpt) from replies.json"
+    assert replayed.submit(question(("another GPU",))).result(5) == first
+    (call,) = replayed.calls
+    assert (call.tokens_in, call.tokens_out, call.outcome, call.cached) == (11, 4, "replayed", False)
+    replayed.close()
+
+
+def test_what_failed_is_not_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    model = LanguageModel("m", Echo(LLMError("no credit")), record=Recorder(file, "m").record)
+    with pytest.raises(LLMError, match="no credit"):
+        model.submit(HELLO).result(5)
+    assert json.loads(file.read_text()) == {"schema": 1, "exchanges": []}
+    model.close()
+
+
+def test_a_file_of_replies_is_extended(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    shutil.copy(EXAMPLES, file)
+    before = json.loads(EXAMPLES.read_text())["exchanges"]
+    recorder = Recorder(file, "m")
+    assert file.read_bytes() == EXAMPLES.read_bytes()
+    recorder.record(HELLO, Answer("\ud800 \u2192"))
+    after = json.loads(file.read_text())["exchanges"]
+    assert after[:-1] == before
+    assert "tokens_in" not in after[-1]
+    assert RecordedReplies(file).ask(HELLO).text == "\ud800 \u2192"
+
+
+def test_a_link_is_followed_and_the_mode_is_kept(tmp_path: Path) -> None:
+    file, link = tmp_path / "replies.json", tmp_path / "link.json"
+    Recorder(file, "m")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    Recorder(link, "m").record(HELLO, Answer("reply"))
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert RecordedReplies(file).ask(HELLO).text == "reply"
+
+
+def test_a_file_that_cannot_be_written_to_is_found_out_at_once(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("mine")
+    places = {
+        tmp_path: "is not a file",
+        in_the_way / "below.json": "cannot be written to: ",
+        Path("/proc/nowhere/replies.json"): "cannot be written to: ",
+        in_the_way: "is not JSON",
+    }
+    for place, complaint in places.items():
+        with pytest.raises(LLMUnavailable, match=f"no reply can be recorded.*KERNELTUNE_LLM_RECORD.* {complaint}"):
+            Recorder(place, "m")
+    assert in_the_way.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to everything")
+def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    Recorder(file, "m")
+    file.chmod(0o400)
+    with pytest.raises(LLMUnavailable, match="is read-only"):
+        Recorder(file, "m")
+
+
+def test_a_reply_is_not_lost_where_recording_fails_later(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    model = LanguageModel("m", Echo(), record=Recorder(file, "m").record)
+    file.write_text("somebody else's")
+    assert model.submit(HELLO).result(5) == "Hello."
+    (call,) = model.calls
+    assert call.answered
+    assert call.outcome.startswith("ok; not recorded: ")
+    assert "is not JSON" in call.outcome
+    assert file.read_text() == "somebody else's"
+    model.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pytest_kerneltune.llm.providers import Answer
+from pytest_kerneltune.llm.recording import Recorder
+from pytest_kerneltune.search import Message
+
+file, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+recorder = Recorder(file, name)
+for number in range(count):
+    answer = recorder.record([Message("user", f"{name} {number}")], Answer(f"{name} {number} " + "x" * 50_000))
+    print(number if answer.remark == "ok" else answer.remark, flush=True)
+"""
+
+
+def writer(file: Path, name: str, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(file), name, str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_record_at_once_and_one_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    count = 12
+    others = [writer(file, name, count) for name in ("a", "b")]
+    with writer(file, "victim", 10_000) as victim:
+        assert victim.stdout is not None
+        acknowledged = [victim.stdout.readline() for _ in range(3)]
+        victim.kill()
+        acknowledged += victim.stdout.readlines()
+    for other in others:
+        output, _ = other.communicate(timeout=60)
+        assert output.split() == [str(n) for n in range(count)]
+    expected = {f"{name} {n}" for name in ("a", "b") for n in range(count)}
+    expected |= {f"victim {int(line)}" for line in acknowledged if line.endswith("\n")}
+    recorded = {e["messages"][0]["content"]: e for e in json.loads(file.read_text())["exchanges"]}
+    assert expected <= set(recorded)
+    assert len(set(recorded) - expected) <= 1  # the victim may die between writing and saying so
+    assert all(e["reply"] == f"{said} " + "x" * 50_000 for said, e in recorded.items())
+    Recorder(file, "m").record(HELLO, Answer("after all"))
+    assert len(json.loads(file.read_text())["exchanges"]) == len(recorded) + 1

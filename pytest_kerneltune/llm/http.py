@@ -2,14 +2,13 @@
 
 Rules:
 
-1. One deadline covers all attempts and every byte read. No retry starts whose pause would pass it.
-2. Retried: connections that failed or broke, 408, 409, 429 (unless the quota is spent), 5xx and 529, also where a
-   provider reports them inside a 200. Never: other 4xx, redirects, TLS failures, refusals, unreadable replies.
-3. At most ``MAX_BYTES`` of decoded reply are read.
-4. A text from outside reaches an error only through ``_clean``: the key struck out, control characters gone, cut short.
-   Exceptions of the HTTP stack may quote the key, so they are read here and never chained.
+1. One deadline covers all attempts and every byte. No retry starts whose pause would pass it.
+2. ``faults.py`` says what is retried. What was received of a reply that breaks off is the answer, if it is anything.
+3. At most ``exchange.MAX_BYTES`` of a reply are read.
+4. A text from outside is shown, or raised, only as ``redaction.py`` lets it through. Exceptions of the HTTP stack may
+   quote the key, so they are read here and never chained.
 5. Redirects are not followed: custom headers would carry the key to another host.
-6. A server that refuses the schema of structured output is asked once more without, and never again with it.
+6. A part of the request that a server refuses is replaced or left out, then and ever after (``dialect.py``).
 """
 
 from __future__ import annotations
@@ -17,241 +16,214 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import replace
+from hashlib import sha256
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from pytest_kerneltune.errors import LLMError
-from pytest_kerneltune.llm.providers import Answer, Body, Provider
+from pytest_kerneltune.errors import LLMError, LLMUnavailable
+from pytest_kerneltune.llm.access import variable
+from pytest_kerneltune.llm.answers import Answer, cut_off, reported_error, tokens
+from pytest_kerneltune.llm.dialect import Dialect
+from pytest_kerneltune.llm.exchange import ENCODING, MAX_BYTES, Alarm, TooLarge, unpacked
+from pytest_kerneltune.llm.faults import Fault, Faults
+from pytest_kerneltune.llm.providers import Ask, Body, Provider
+from pytest_kerneltune.llm.redaction import RedactedPieces, Redaction
+from pytest_kerneltune.llm.source import Write, ignore
+from pytest_kerneltune.llm.streams import ReplyStream
 from pytest_kerneltune.search import Message
-from pytest_kerneltune.search.dialogue import Request
 
-MAX_BYTES = 8 << 20
 _CONNECT_S = 10.0
 _RETRIES = 3
 _MAX_PAUSE_S = 60.0
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 8.0
-_MAX_TEXT = 300
-_SHORTEST_SECRET = 8  # a shorter key guards nothing, and striking it out would garble words
+_LONGEST_S = 1e6  # what a socket and a timer can take
+_CREDENTIALS = {"authorization", "x-api-key", "api-key"}
+_AGENT, _ACCEPTED = "pytest-kerneltune", "application/json, text/event-stream, application/x-ndjson"
+_MAX_MIB = MAX_BYTES >> 20
 _JITTER = random.Random()
-_SPENT = re.compile(r"insufficient_quota|billing|credit balance|quota exceeded", re.IGNORECASE)
-_PASSING = re.compile(r"server_error|overload|rate_limit|unavailable|timeout|\b(?:429|5\d\d)\b", re.IGNORECASE)
-_ABOUT_FORMAT = re.compile(
-    r"format|schema|output_config|structured|\btext\b|unknown|unsupported|unrecogni|extra", re.IGNORECASE
-)
-_ABOUT_TLS = re.compile(r"certificate|\bssl\b|tlsv1|handshake", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _Fault:
-    """Why an attempt failed.
+class _Limit(NamedTuple):
+    """When a question has to be answered (of the model's clock), how many seconds that was from its start, and whether
+    it is the model's own timeout."""
 
-    ``pause_s`` is how long the server asks to wait (None: it does not say), ``about_format`` whether it may have been
-    the request for structured output.
-    """
-
-    text: str
-    retry: bool = False
-    pause_s: float | None = None
-    about_format: bool = False
+    deadline: float
+    seconds: float
+    own: bool
 
 
 class HttpModel:
-    """Asks one model of one provider.
+    """Asks one model of one provider, from several threads at once.
 
-    ``url`` is the whole address, ``key`` a clean one or empty (``access.endpoint``, ``access.clean_key``).
-    ``timeout_s`` bounds one :meth:`ask` as a whole. ``clock``, ``sleep`` and ``jitter`` (0 to 1) are for tests.
+    ``url`` is the whole address, ``key`` a clean one or empty, ``headers`` go with each request; with a credential
+    among them the key is not sent (``access.endpoint``, ``access.clean_key``, ``access.clean_headers``). ``timeout_s``
+    bounds one :meth:`ask` as a whole. ``clock``, ``sleep`` and ``jitter`` (0 to 1) are for tests. Raises LLMUnavailable
+    where the environment's proxies are no good.
     """
 
     def __init__(
         self,
         provider: Provider,
-        model: str,
+        ask: Ask,
         key: str,
         url: str,
         *,
         timeout_s: float,
-        max_output_tokens: int,
         verify: ssl.SSLContext,
+        headers: Mapping[str, str] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = _JITTER.random,
     ) -> None:
-        self._provider, self._model, self._key, self._url = provider, model, key, url
-        self._timeout_s, self._max_output_tokens = timeout_s, max_output_tokens
-        self._clock, self._sleep, self._jitter = clock, sleep, jitter
-        self._client = httpx.Client(verify=verify, follow_redirects=False)
-        self._takes_schema = True
+        self._provider, self._url, self._dialect = provider, url, Dialect(provider.format, ask)
+        self._label = f"{provider.name} {ask.model}"
+        self._timeout_s, self._clock, self._sleep, self._jitter = timeout_s, clock, sleep, jitter
+        in_address = (value for _, value in parse_qsl(urlsplit(url).query))
+        self._redaction = Redaction([key, *headers.values(), *in_address])
+        signed = not _CREDENTIALS.isdisjoint(map(str.lower, headers))
+        self._headers = _headers(provider, "" if signed else key, headers)
+        self._faults = Faults(provider.name, provider.key_variable, url, bool(key) or signed, self._redaction)
+        self._client = _client(verify)
+
+    def __repr__(self) -> str:
+        return f"<HttpModel {self._label}>"
 
     def close(self) -> None:
+        """Close connections; a request under way fails."""
         self._client.close()
 
-    def ask(self, messages: Sequence[Message]) -> Answer:
-        """The model's answer; raises LLMError with a one-line reason that never holds the key."""
-        deadline = self._clock() + self._timeout_s
-        attempts = 0
+    def digest(self, messages: Sequence[Message]) -> str:
+        """SHA-256 (hex) of all that decides the answer: address, provider and body; no key, no header."""
+        deciding = [self._provider.name, self._url, self._dialect.deciding(messages)]
+        return sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+    def ask(self, messages: Sequence[Message], deadline: float | None = None, write: Write = ignore) -> Answer:
+        """The model's answer, by ``deadline`` (of ``clock``) at the latest; ``write`` gets its pieces as they arrive.
+
+        Raises LLMError with a one-line reason that never holds a secret.
+        """
+        started, attempts = self._clock(), 0
+        deadline = min(started + self._timeout_s, math.inf if deadline is None else deadline)
+        limit = _Limit(deadline, deadline - started, deadline == started + self._timeout_s)
         while True:
-            schema = messages.schema if isinstance(messages, Request) and self._takes_schema else None
-            outcome = self._attempt(self._body(messages, schema), deadline)
+            draft = self._dialect.draft(messages)
+            outcome = self._attempt(draft.body, limit, write)
             if isinstance(outcome, Answer):
                 return outcome
-            if outcome.about_format and schema is not None:
-                self._takes_schema = False
-                continue
-            attempts += 1
-            self._sleep(self._pause(outcome, attempts, deadline))
+            if not self._dialect.learn(draft, outcome.complaint):
+                attempts += 1
+                self._sleep(self._pause(outcome, attempts, limit))
 
-    def _body(self, messages: Sequence[Message], schema: Mapping[str, Any] | None) -> Body:
-        body = self._provider.body(messages, self._model, self._max_output_tokens)
-        return body if schema is None else body | self._provider.structured(schema)
-
-    def _pause(self, fault: _Fault, attempts: int, deadline: float) -> float:
+    def _pause(self, fault: Fault, attempts: int, limit: _Limit) -> float:
         """Seconds to wait before the next attempt; raises LLMError where there should be none."""
-        if not fault.retry:
-            raise LLMError(fault.text)
-        if attempts > _RETRIES:
-            raise LLMError(f"{fault.text}; tried {attempts} times")
         backoff = min(_FIRST_BACKOFF_S * 2 ** (attempts - 1), _MAX_BACKOFF_S) * (1 - self._jitter() / 4)
-        pause = backoff if fault.pause_s is None else fault.pause_s
-        if pause > _MAX_PAUSE_S:
-            raise LLMError(f"{fault.text}; the server asks to wait {pause:.0f} s, which is too long")
-        if self._clock() + pause >= deadline:
-            raise LLMError(f"{fault.text}; no time for another attempt within {self._timeout_s:g} s")
+        pause, why_not = backoff if fault.pause_s is None else fault.pause_s, ""
+        if fault.retry and attempts > _RETRIES:
+            why_not = f"; tried {attempts} times"
+        elif fault.retry and pause > _MAX_PAUSE_S:
+            why_not = f"; the server asks to wait {pause:.0f} s, which is too long"
+        elif fault.retry and self._clock() + pause >= limit.deadline:
+            why_not = f"; no time for another attempt within {limit.seconds:.3g} s"
+        if why_not or not fault.retry:
+            raise LLMError(self._redaction.line(fault.text + why_not))
         return pause
 
-    def _attempt(self, body: Body, deadline: float) -> Answer | _Fault:
+    def _attempt(self, body: Body, limit: _Limit, write: Write) -> Answer | Fault:
+        left_s = min(limit.deadline - self._clock(), _LONGEST_S)
+        late = self._late(limit)
+        if left_s <= 0:
+            return late
+        reply, fault, response = ReplyStream(self._provider.format.merge), None, None
+        pieces = RedactedPieces(self._redaction, write)
+        with Alarm(left_s) as alarm:
+            try:
+                response = self._exchange(body, left_s, alarm, reply, pieces)
+            except TooLarge:
+                fault = self._faults.made(f"sent more than {_MAX_MIB} MiB", cut=f"more than {_MAX_MIB} MiB")
+            except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
+                fault = late
+            except Exception as error:  # anything of the HTTP stack may quote the key: only its cleaned text goes on
+                fault = self._faults.of_exception(error)
+        pieces.end()
+        return self._outcome(response, reply, late if alarm.rung else fault)
+
+    def _late(self, limit: _Limit) -> Fault:
+        advice = f"{variable('REQUEST_TIMEOUT_S')} sets the limit" if limit.own else ""
+        return self._faults.made(
+            f"gave no complete reply within {max(limit.seconds, 0):.3g} s", advice, cut="out of time"
+        )
+
+    def _exchange(
+        self, body: Body, left_s: float, alarm: Alarm, reply: ReplyStream, pieces: RedactedPieces
+    ) -> httpx.Response:
+        limits = httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
+        with self._client.stream(
+            "POST",
+            self._url,
+            content=json.dumps(body).encode(),
+            headers=self._headers,
+            timeout=limits,
+            extensions={"trace": alarm.trace},
+        ) as response:
+            for chunk in unpacked(response):
+                if not response.is_success:
+                    reply.content += chunk
+                    continue
+                pieces.take(reply.feed(chunk))
+                if reply.over:
+                    return response
+            pieces.take(reply.finish())
+        return response
+
+    def _outcome(self, response: httpx.Response | None, reply: ReplyStream, fault: Fault | None) -> Answer | Fault:
+        """What became of an attempt; without ``response``, ``fault`` says why it has no end."""
+        if response is not None and fault is None and not response.is_success:
+            return self._faults.of_status(response, bytes(reply.content))
+        body = reply.whole
+        payload = body if isinstance(body, dict) else {}
+        if error := reported_error(payload):
+            fault = self._faults.of_report(error)
+        elif reply.broken:
+            fault = fault or self._faults.made("broke off before it wrote an answer", retry=True)
+        elif reply.is_stream:
+            fault = None  # all is there, whatever came after it
+        if fault is not None:
+            return self._partial(reply, payload, fault)
+        if response is not None and not isinstance(body, dict):
+            return self._faults.of_unreadable(response, bytes(reply.content))
+        return self._answer(payload)
+
+    def _partial(self, reply: ReplyStream, payload: Body, fault: Fault) -> Answer | Fault:
+        if not reply.text.strip():
+            return fault
+        return Answer(self._redaction.reply(reply.text), *tokens(payload.get("usage")), cut_off(fault.cut))
+
+    def _answer(self, payload: Body) -> Answer | Fault:
         try:
-            outcome = self._exchange(body, deadline)
-            if isinstance(outcome, _Fault):
-                return outcome
-            response, content = outcome
-            return self._answer(content, response) if response.is_success else self._refusal(content, response)
-        except Exception as error:  # anything the HTTP stack raises may quote the key: only its cleaned text goes on
-            return self._broken(error)
-
-    def _exchange(self, body: Body, deadline: float) -> tuple[httpx.Response, bytes] | _Fault:
-        left = max(deadline - self._clock(), 0.001)
-        headers = {"accept": "application/json", "user-agent": "pytest-kerneltune", **self._provider.headers}
-        if self._key:
-            headers |= self._provider.sign(self._key)
-        limits = httpx.Timeout(left, connect=min(left, _CONNECT_S))
-        chunks, size = [], 0
-        with self._client.stream("POST", self._url, json=body, headers=headers, timeout=limits) as response:
-            # The client's own limits count from read to read; a trickle of bytes would pass them for ever.
-            for chunk in response.iter_bytes():
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    return self._fault(f"sent more than {MAX_BYTES >> 20} MiB")
-                if self._clock() > deadline:
-                    return self._too_late()
-                chunks.append(chunk)
-        return response, b"".join(chunks)
-
-    # What came instead of an answer
-
-    def _broken(self, error: Exception) -> _Fault:
-        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-            return self._too_late()
-        lasting = httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.DecodingError
-        if not isinstance(error, httpx.TransportError) or isinstance(error, lasting):
-            # What fails on this side of the wire may quote the key, and escaped, where it would not be found.
-            return self._fault(f"could not be asked ({type(error).__name__})")
-        text = f"could not be asked ({type(error).__name__}: {error})"
-        if _ABOUT_TLS.search(str(error)):
-            return self._fault(f"{text}; check the CA bundle and the client certificate")
-        return self._fault(text, retry=True)
-
-    def _refusal(self, content: bytes, response: httpx.Response) -> _Fault:
-        """The fault that a status other than 2xx means."""
-        status, text = response.status_code, self._error_text(content, response)
-        if response.is_redirect or 300 <= status < 400:
-            target = urlsplit(response.headers.get("location", "")).hostname or "another path"
-            return self._fault(
-                f"redirects to {target} ({status}), which is not followed: set the API base to where it is"
-            )
-        if status in (401, 403):
-            return self._fault(f"refused the key ({status}): {text}")
-        spent = status == 429 and _SPENT.search(text)
-        retry = not spent and (status in (408, 409, 429) or status >= 500)
-        if (wish := response.headers.get("x-should-retry", "")) in ("true", "false"):
-            retry = wish == "true"
-        fault = self._fault(f"answered {status}: {text}", retry, _retry_after(response.headers))
-        return replace(fault, about_format=status in (400, 422) and bool(_ABOUT_FORMAT.search(text)))
-
-    def _answer(self, content: bytes, response: httpx.Response) -> Answer | _Fault:
-        payload = _decoded(content)
-        if not isinstance(payload, dict):
-            kind = response.headers.get("content-type", "no content type")
-            what = "nothing" if not content.strip() else f"something that is no reply ({kind})"
-            return self._fault(f"sent {what}: check the API base, and for a proxy's or login page")
-        if payload.get("error"):
-            text = self._error_text(content, response)
-            return self._fault(f"reported an error: {text}", retry=bool(_PASSING.search(json.dumps(payload["error"]))))
-        try:
-            answer = self._provider.read(payload)
+            answer = self._provider.format.read(payload)
         except LLMError as error:
-            return _Fault(f"{self._provider.name}: {self._clean(str(error))}")
-        return replace(answer, text=self._struck(answer.text), remark=self._clean(answer.remark))
-
-    def _error_text(self, content: bytes, response: httpx.Response) -> str:
-        """What an error's body says, in one line."""
-        payload = _decoded(content)
-        error = payload.get("error", payload) if isinstance(payload, dict) else None
-        if isinstance(error, dict):
-            named = [str(error[k]) for k in ("type", "code", "param", "message", "detail") if error.get(k)]
-            return self._clean(", ".join(dict.fromkeys(named)) or "no reason given")
-        if isinstance(error, str):
-            return self._clean(error)
-        if "html" in response.headers.get("content-type", ""):
-            return "a web page"
-        return self._clean(content.decode(errors="replace")) or "no reason given"
-
-    def _too_late(self) -> _Fault:
-        return self._fault(f"gave no complete reply within {self._timeout_s:g} s")
-
-    def _fault(self, text: str, retry: bool = False, pause_s: float | None = None) -> _Fault:
-        return _Fault(f"{self._provider.name} {self._clean(text)}", retry, pause_s)
-
-    def _clean(self, text: str) -> str:
-        """``text`` from outside as one short line without the key."""
-        line = " ".join("".join(c if c.isprintable() else " " for c in self._struck(text)).split())
-        return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "..."
-
-    def _struck(self, text: str) -> str:
-        return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_SECRET else text
+            return self._faults.without_answer(str(error))
+        return replace(answer, text=self._redaction.reply(answer.text), remark=self._redaction.line(answer.remark))
 
 
-def _decoded(content: bytes) -> Any:
-    """The JSON value; None where it is none."""
+def _headers(provider: Provider, key: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """By name in lower case, so that what comes later replaces what came earlier."""
+    stated = {"content-type": "application/json", "accept": _ACCEPTED, "user-agent": _AGENT}
+    sources = (stated, provider.headers, provider.sign(key) if key else {}, extra, {"accept-encoding": ENCODING})
+    return {name.lower(): value for source in sources for name, value in source.items()}
+
+
+def _client(verify: ssl.SSLContext) -> httpx.Client:
+    # Each request has a connection of its own: one kept would have died between two questions minutes apart.
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the server asks to wait: in ms, in seconds, or until a date; as gateways pass it on too."""
-    if (in_ms := _seconds(headers.get("retry-after-ms"))) is not None:
-        return in_ms / 1000
-    for name in ("retry-after", "llm_provider-retry-after"):
-        if (pause := _seconds(headers.get(name))) is not None:
-            return pause
-    try:
-        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _seconds(value: str | None) -> float | None:
-    try:
-        number = float(value or "")
-    except ValueError:
-        return None
-    return number if number >= 0 and not math.isnan(number) else None
+        return httpx.Client(verify=verify, follow_redirects=False, limits=httpx.Limits(max_keepalive_connections=0))
+    except Exception as error:  # its text may quote a proxy's password
+        kind = type(error).__name__
+    raise LLMUnavailable(f"no HTTP client can be set up ({kind}): check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY")

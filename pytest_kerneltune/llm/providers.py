@@ -1,191 +1,192 @@
 """What is particular to each provider of language models: one row each.
 
-A row says where requests go, how they are signed, how messages become a request's body and how a response's body
-becomes an :class:`Answer`. To add a provider, write ``body`` and ``read`` functions and a row in ``PROVIDERS``;
-everything else (limits, retries, redaction) is shared by all and lives in ``http.py``.
+A row says where requests go, how they are signed and in which wire format; a format is how messages become a request's
+body (``bodies.py``), how a response's body becomes an :class:`Answer` (``answers.py``) and how a streamed one becomes a
+body (``streams.py``). Everything else (limits, retries, redaction) is shared by all and lives in ``http.py``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from pytest_kerneltune.errors import LLMError
+from pytest_kerneltune.llm import answers, bodies, streams
+from pytest_kerneltune.llm.answers import Answer as Answer
+from pytest_kerneltune.llm.bodies import Ask as Ask
+from pytest_kerneltune.llm.bodies import Body as Body
+from pytest_kerneltune.llm.bodies import Part, Schema
 from pytest_kerneltune.search import Message
-
-Body: TypeAlias = dict[str, Any]
-Schema: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A reply's text and what it cost in tokens (None: not said); ``remark`` is not "ok" where it was cut off."""
+class Format:
+    """One wire format: ``body`` and ``parts`` make requests, ``read`` (raises LLMError) and ``merge`` read replies."""
 
-    text: str
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    remark: str = "ok"
+    path: str
+    body: Callable[[Sequence[Message], Ask], Body]
+    parts: Callable[[Sequence[Message], Ask, Schema | None], Iterable[Part]]
+    read: Callable[[Mapping[str, Any]], Answer]
+    merge: streams.Merge
+
+
+RESPONSES = Format(
+    "/v1/responses",
+    bodies.responses_body,
+    bodies.responses_parts,
+    answers.read_responses,
+    streams.merge_responses,
+)
+MESSAGES = Format(
+    "/v1/messages",
+    bodies.anthropic_body,
+    bodies.anthropic_parts,
+    answers.read_anthropic,
+    streams.merge_anthropic,
+)
+CHAT = Format(
+    "/v1/chat/completions",
+    bodies.chat_body,
+    bodies.chat_parts,
+    answers.read_chat,
+    streams.merge_chat,
+)
+OLLAMA = Format(
+    "/api/chat",
+    bodies.ollama_body,
+    bodies.ollama_parts,
+    answers.read_ollama,
+    streams.merge_ollama,
+)
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def _ollama_address(host: str) -> str:
+    """The address that ``OLLAMA_HOST`` means: scheme and port may be missing, and it may say where a server listens."""
+    scheme, mark, rest = host.strip().rpartition("://")
+    place, slash, path = rest.partition("/")
+    if (parts := re.fullmatch(r"(\[[^]]*\]|[^:@]*)(:\d*)?", place)) is None:
+        return host
+    name, port = parts.groups()
+    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
+    return f"{scheme or 'http'}://{name}{port or ('' if mark else ':11434')}{slash}{path}"
 
 
 @dataclass(frozen=True)
 class Provider:
     """One provider.
 
-    ``base`` and ``path`` make the address; the path begins with the API's version, which a user's base may hold too.
-    ``models`` matches the names of its models, ``key_prefix`` begins its keys. ``sign`` makes the headers that carry
-    the key. ``body`` takes messages, model and limit of output tokens; ``structured`` gives the fields to add so that
-    the reply follows a schema. ``read`` takes the decoded response and raises LLMError where it holds no answer.
+    ``base`` and the format's ``path`` make the address; the path begins with the API's version, which a user's base
+    may hold too. Where ``base`` or ``default_model`` is empty, the user must say. ``address`` makes an address of what
+    users set as base. ``models`` matches the names of its models, ``key_prefix`` begins its keys. ``sign`` makes the
+    headers that carry the key, without which nothing is answered where ``key_required``.
     """
 
     name: str
+    format: Format
     key_variable: str
-    key_prefix: str
     base_variable: str
     base: str
-    path: str
     default_model: str
-    models: str
-    sign: Callable[[str], dict[str, str]]
-    headers: Mapping[str, str]
-    body: Callable[[Sequence[Message], str, int], Body]
-    structured: Callable[[Schema], Body]
-    read: Callable[[Mapping[str, Any]], Answer]
+    aliases: Collection[str] = ()
+    key_prefix: str = ""
+    key_required: bool = True
+    models: str = r"(?!)"
+    sign: Callable[[str], dict[str, str]] = _bearer
+    headers: Mapping[str, str] = field(default_factory=dict)
+    address: Callable[[str], str] = str.strip
 
-
-def _system(messages: Sequence[Message]) -> str:
-    return "\n\n".join(m.content for m in messages if m.role == "system")
-
-
-def _turns(messages: Sequence[Message]) -> list[Body]:
-    return [{"role": m.role, "content": m.content} for m in messages if m.role != "system"]
-
-
-def _objects(items: Any) -> Iterator[Mapping[str, Any]]:
-    """The objects of a list; nothing where it is none."""
-    if isinstance(items, list):
-        yield from (item for item in items if isinstance(item, dict))
-
-
-def _texts(parts: Any, kind: str, name: str = "text") -> str:
-    """The texts of all parts of a type, joined."""
-    return "".join(str(p.get(name) or "") for p in _objects(parts) if p.get("type") == kind)
-
-
-def _tokens(usage: Any, *names: str) -> int | None:
-    """The sum of the counts that a usage object holds under ``names``; None where it holds none."""
-    counts = [usage.get(n) for n in names] if isinstance(usage, dict) else []
-    known = [n for n in counts if isinstance(n, int)]
-    return sum(known) if known else None
-
-
-def _answer(text: str, stopped: str, refusal: str, tokens_in: int | None, tokens_out: int | None) -> Answer:
-    """The answer, if there is one. ``stopped`` says why the text ended where that was not its end."""
-    if refusal:
-        raise LLMError(f"the model refused to answer: {refusal}")
-    if text.strip():
-        return Answer(text, tokens_in, tokens_out, f"cut off ({stopped})" if stopped else "ok")
-    if stopped and "token" in stopped:
-        spent = "" if tokens_out is None else f" of {tokens_out}"
-        raise LLMError(f"the model spent its output tokens{spent} before it wrote an answer ({stopped})")
-    raise LLMError(f"the model gave no answer ({stopped or 'the reply holds no text'})")
-
-
-# OpenAI Responses
-
-
-def _openai_body(messages: Sequence[Message], model: str, max_tokens: int) -> Body:
-    body = {"model": model, "input": _turns(messages), "max_output_tokens": max_tokens, "store": False}
-    return body | ({"instructions": system} if (system := _system(messages)) else {})
-
-
-def _openai_structured(schema: Schema) -> Body:
-    return {"text": {"format": {"type": "json_schema", "name": "configs", "strict": True, "schema": schema}}}
-
-
-def _openai_read(payload: Mapping[str, Any]) -> Answer:
-    items = [item for item in _objects(payload.get("output")) if item.get("type") == "message"]
-    text = "".join(_texts(item.get("content"), "output_text") for item in items)
-    refusal = "".join(_texts(item.get("content"), "refusal", "refusal") for item in items)
-    stopped = "" if payload.get("status", "completed") == "completed" else str(payload["status"])
-    details = payload.get("incomplete_details")
-    if stopped and isinstance(details, dict) and details.get("reason"):
-        stopped = str(details["reason"])
-    usage = payload.get("usage")
-    return _answer(text, stopped, refusal, _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens"))
-
-
-# Anthropic Messages
-
-_ANTHROPIC_INPUT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-
-
-def _anthropic_body(messages: Sequence[Message], model: str, max_tokens: int) -> Body:
-    body = {"model": model, "messages": _turns(messages), "max_tokens": max_tokens}
-    return body | ({"system": system} if (system := _system(messages)) else {})
-
-
-def _anthropic_structured(schema: Schema) -> Body:
-    return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
-
-
-def _anthropic_read(payload: Mapping[str, Any]) -> Answer:
-    text = _texts(payload.get("content"), "text")
-    reason = str(payload.get("stop_reason") or "end_turn")
-    details = payload.get("stop_details")
-    explained = str(details.get("explanation") or "") if isinstance(details, dict) else ""
-    refusal = (explained or "stop_reason refusal") if reason == "refusal" else ""
-    stopped = "" if reason in ("end_turn", "stop_sequence") else reason
-    usage = payload.get("usage")
-    return _answer(text, stopped, refusal, _tokens(usage, *_ANTHROPIC_INPUT), _tokens(usage, "output_tokens"))
+    @property
+    def path(self) -> str:
+        return self.format.path
 
 
 PROVIDERS = (
     Provider(
-        name="openai",
+        "openai",
+        RESPONSES,
         key_variable="OPENAI_API_KEY",
-        key_prefix="sk-",
         base_variable="OPENAI_BASE_URL",
         base="https://api.openai.com",
-        path="/v1/responses",
         default_model="gpt-5.5",
-        models=r"(gpt|chatgpt|codex|o\d)",
-        sign=lambda key: {"authorization": f"Bearer {key}"},
-        headers={},
-        body=_openai_body,
-        structured=_openai_structured,
-        read=_openai_read,
+        aliases=("openai-responses", "responses"),
+        key_prefix="sk-",
+        models=r"(.*/)?(ft:)?(gpt(?!-oss)|chatgpt|codex|o\d)",
     ),
     Provider(
-        name="anthropic",
+        "anthropic",
+        MESSAGES,
         key_variable="ANTHROPIC_API_KEY",
-        key_prefix="sk-ant-",
         base_variable="ANTHROPIC_BASE_URL",
         base="https://api.anthropic.com",
-        path="/v1/messages",
         default_model="claude-opus-5-5",
-        models=r"claude",
+        aliases=("anthropic-messages", "messages", "claude"),
+        key_prefix="sk-ant-",
+        models=r"(.*/)?claude",
         sign=lambda key: {"x-api-key": key},
         headers={"anthropic-version": "2023-06-01"},
-        body=_anthropic_body,
-        structured=_anthropic_structured,
-        read=_anthropic_read,
+    ),
+    Provider(
+        "chat",
+        CHAT,
+        key_variable="OPENAI_API_KEY",
+        base_variable="OPENAI_BASE_URL",
+        base="",
+        default_model="",
+        aliases=("chat-completions", "openai-chat", "openai-compatible", "vllm", "litellm", "llama.cpp", "llamacpp"),
+        key_required=False,
+    ),
+    Provider(
+        "openrouter",
+        replace(CHAT, parts=bodies.openrouter_parts),
+        key_variable="OPENROUTER_API_KEY",
+        base_variable="",
+        base="https://openrouter.ai/api",
+        default_model="openai/gpt-5.5",
+        aliases=("open-router",),
+        key_prefix="sk-or-",
+        models=r"openrouter/",
+    ),
+    Provider(
+        "ollama",
+        OLLAMA,
+        key_variable="OLLAMA_API_KEY",
+        base_variable="OLLAMA_HOST",
+        base="http://localhost:11434",
+        default_model="",
+        aliases=("ollama-chat",),
+        key_required=False,
+        # Names with a tag, except for those of hosts of other makers' models.
+        models=r"(?!ft:|.*claude)(hf\.co/.+|[^/:]+):[\w.-]+$",
+        address=_ollama_address,
     ),
 )
 """All providers that are asked over HTTP; where several could be used, the first."""
 
 
 def provider_named(name: str) -> Provider | None:
-    return next((p for p in PROVIDERS if p.name == name), None)
+    """The provider of that name or alias; case and underscores do not matter."""
+    name = name.strip().lower().replace("_", "-")
+    return next((p for p in PROVIDERS if name == p.name or name in p.aliases), None)
 
 
-def provider_of_model(model: str) -> Provider | None:
-    """The provider whose models have names like ``model``, a gateway's prefix ("anthropic/...") left out."""
-    return next((p for p in PROVIDERS if re.match(p.models, model.rsplit("/", 1)[-1].lower())), None)
+def provider_of_model(model: str, keys: Iterable[str] = ()) -> Provider | None:
+    """The provider whose models have names like ``model``; None where it might be anyone's.
+
+    "vendor/model" is OpenRouter's way to name models, if one of the user's ``keys`` is for it; a gateway's else.
+    """
+    if "/" in model:
+        for row in map(provider_of_key, keys):
+            if row.name == "openrouter":
+                return row
+    return next((p for p in PROVIDERS if re.match(p.models, model.strip().lower())), None)
 
 
 def provider_of_key(key: str) -> Provider:
     """The provider whose keys begin most like ``key``; the first where none do."""
-    matching = [p for p in PROVIDERS if key.strip().startswith(p.key_prefix)]
+    matching = [p for p in PROVIDERS if p.key_prefix and key.strip().startswith(p.key_prefix)]
     return max(matching, key=lambda p: len(p.key_prefix), default=PROVIDERS[0])

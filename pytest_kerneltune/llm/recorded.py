@@ -1,28 +1,32 @@
 """Replies recorded in a file, replayed without a network.
 
-The file is JSON: ``{"schema": 1, "exchanges": [{"request", "model", "kernel", "messages", "reply"}, ...]}``.
-``request`` identifies the conversation up to the reply: the SHA-256 of its messages without the sections that depend on
-the machine or on measurements (``dialogue.LOCAL_SECTIONS``). So a conversation recorded on one machine replays on any
-other, round by round, as long as kernel, inputs and space are the same.
+The file is JSON: ``{"schema": 1, "exchanges": [{"request", "model", "kernel", "tokens_in", "tokens_out", "messages",
+"reply"}, ...]}``. ``request`` identifies the conversation up to the reply: the SHA-256 of its messages without the
+sections that depend on the machine or on measurements (``dialogue.LOCAL_SECTIONS``). So a conversation recorded on one
+machine replays on any other, round by round, as long as kernel, inputs and space are the same. Tokens are absent where
+the provider did not say them. ``recording.py`` writes such files.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
 from pytest_kerneltune.llm.providers import Answer
+from pytest_kerneltune.llm.source import Write, ignore
+from pytest_kerneltune.llm.storing import token_count
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import LOCAL_SECTIONS, kernel_name, without_sections
 
-_SCHEMA = 1
+SCHEMA = 1
+REMARK = "replayed"
+
 _UNNAMED = "this kernel"
+_LISTED = 4  # names in an error's text
 
 
 def request_id(messages: Sequence[Message]) -> str:
@@ -36,7 +40,8 @@ class RecordedReplies:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._replies = {e["request"]: e for e in _load(path)["exchanges"]}
+        document = load(path, f"the file of recorded replies {path} (KERNELTUNE_LLM_REPLIES)")
+        self._replies = {e["request"]: e for e in document["exchanges"]}
 
     @property
     def label(self) -> str:
@@ -46,46 +51,92 @@ class RecordedReplies:
     def close(self) -> None:
         """Nothing is open."""
 
-    def ask(self, messages: Sequence[Message]) -> Answer:
-        """The recorded reply to ``messages``; raises LLMError where there is none."""
-        digest = request_id(messages)
-        if digest not in self._replies:
-            kernel = kernel_name(messages) or _UNNAMED
-            raise LLMError(f"{self._path.name} holds no recorded reply to this request for {kernel} ({digest[:12]})")
-        return Answer(self._replies[digest]["reply"], remark="replayed")
+    def ask(self, messages: Sequence[Message], deadline: float | None = None, write: Write = ignore) -> Answer:
+        """The recorded reply to ``messages``; raises LLMError that says what differs where there is none."""
+        exchange = self._replies.get(request_id(messages))
+        if exchange is None:
+            raise LLMError(self._miss(messages))
+        tokens = token_count(exchange.get("tokens_in")), token_count(exchange.get("tokens_out"))
+        return Answer(exchange["reply"], *tokens, REMARK)
+
+    def _miss(self, messages: Sequence[Message]) -> str:
+        kernel = kernel_name(messages)
+        return (
+            f"{self._path.name} holds no recorded reply to this request for {kernel or _UNNAMED} "
+            f"({request_id(messages)[:12]}): {self._reason(messages, kernel)}; record again: run once with "
+            f"KERNELTUNE_LLM_RECORD={self._path} and a model to ask"
+        )
+
+    def _reason(self, messages: Sequence[Message], kernel: str) -> str:
+        """Why nothing fits, told by the exchange of the kernel that differs least."""
+        of_kernel = [e for e in self._replies.values() if str(e.get("kernel") or "") == kernel]
+        alike = list(filter(None, (_places(_said(e)) for e in of_kernel)))
+        if not alike:
+            kernels = sorted({str(e.get("kernel") or _UNNAMED) for e in self._replies.values()})
+            return f"it holds replies for {_listed(kernels)}" if kernels else "it holds no replies"
+        asked = _places([(m.role, m.content) for m in messages])
+        nearest = min(alike, key=lambda recorded: len(_differing(asked, recorded)))
+        return _difference(asked, nearest)
 
 
-def add_exchange(
-    path: str | os.PathLike[str], messages: Sequence[Message], reply: str, model: str, kernel: str = ""
-) -> str:
-    """Record a reply in the file ``path``, in place of an earlier one to the same request; returns its id.
+# What differs between two conversations
 
-    The file is made where it does not exist and replaced in one step; two writers at once are not guarded against.
-    """
-    file = Path(path)
-    document: dict[str, Any] = _load(file) if file.exists() else {"schema": _SCHEMA, "exchanges": []}
-    digest = request_id(messages)
-    exchange = {
-        "request": digest,
-        "model": model,
-        "kernel": kernel or kernel_name(messages),
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
-        "reply": reply,
-    }
-    document["exchanges"] = [*(e for e in document["exchanges"] if e["request"] != digest), exchange]
-    _replace(file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return digest
+_Places: TypeAlias = Mapping[tuple[int, str], str]
+"""The text of each section by the message's number and the section's title, local ones left out."""
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _said(exchange: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Role and content of an exchange's messages; none where the file holds something else."""
+    messages = exchange.get("messages")
+    turns = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+    return [(str(m.get("role")), str(m.get("content"))) for m in turns]
+
+
+def _places(turns: Iterable[tuple[str, str]]) -> _Places:
+    places: dict[tuple[int, str], str] = {}
+    for number, (role, content) in enumerate(turns):
+        title = "the quoted reply" if role == "assistant" else "the first lines"
+        places[number, title] = ""
+        for line in without_sections(content, LOCAL_SECTIONS).split("\n"):
+            title = line[3:].strip() if line.startswith("## ") else title
+            places[number, title] = places.get((number, title), "") + line.rstrip() + "\n"
+    return places
+
+
+def _differing(asked: _Places, recorded: _Places) -> list[tuple[int, str]]:
+    """The places that are not the same in both, in the order of the conversation."""
+    return [place for place in {**asked, **recorded} if asked.get(place) != recorded.get(place)]
+
+
+def _difference(asked: _Places, recorded: _Places) -> str:
+    last = max(number for number, _ in recorded)
+    titles = list(dict.fromkeys(title for number, title in _differing(asked, recorded) if number <= last))
+    if not titles:
+        return "the recorded conversation ends earlier"
+    sections, differ = ("section", "differs") if len(titles) == 1 else ("sections", "differ")
+    return f"the prompt's {sections} {_listed(titles)} {differ} from what was recorded"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [*names[:_LISTED], *([f"{len(names) - _LISTED} more"] if len(names) > _LISTED else [])]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
+# The file
+
+
+def load(path: Path, called: str) -> dict[str, Any]:
+    """The document in the file ``path``; raises LLMUnavailable where there is none, ``called`` being its name there."""
     try:
+        if path.exists() and not path.is_file():
+            raise LLMUnavailable(f"{called} is not a file")
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise LLMUnavailable(f"the file of recorded replies {path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise LLMUnavailable(f"the file of recorded replies {path} is not JSON") from None
-    if not isinstance(document, dict) or document.get("schema") != _SCHEMA or not _are_exchanges(document):
-        raise LLMUnavailable(f"{path} is not a file of recorded replies of schema {_SCHEMA}")
+        raise LLMUnavailable(f"{called} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise LLMUnavailable(f"{called} is not JSON") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not _are_exchanges(document):
+        raise LLMUnavailable(f"{called} is not a file of recorded replies of schema {SCHEMA}")
     return document
 
 
@@ -94,11 +145,3 @@ def _are_exchanges(document: Mapping[str, Any]) -> bool:
     return isinstance(exchanges, list) and all(
         isinstance(e, dict) and isinstance(e.get("request"), str) and isinstance(e.get("reply"), str) for e in exchanges
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).replace(path)

@@ -18,7 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pytest_kerneltune.llm.recorded import add_exchange
+from pytest_kerneltune.llm.recorded import request_id
+from pytest_kerneltune.llm.recording import add_exchange
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import kernel_name
 
@@ -31,10 +32,10 @@ class Recorder(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         messages = [
-            Message("system", body["system"]),
+            Message("system", _text(body["system"])),
             *(Message(m["role"], _text(m["content"])) for m in body["messages"]),
         ]
-        name = kernel_name(messages)
+        name = f"{kernel_name(messages)}-{request_id(messages)[:8]}"  # two kernels may have one name
         plain = [{"role": m.role, "content": m.content} for m in messages]
         (self.folder / f"{name}.json").write_text(json.dumps(plain, indent=1))
         (self.folder / f"{name}.txt").write_text("\n\n".join(m.content for m in messages))

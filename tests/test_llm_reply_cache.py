@@ -1,0 +1,195 @@
+"""Replies kept in a directory: who asks again gets the answer at once, and a directory in trouble costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from pytest_kerneltune.errors import LLMError
+from pytest_kerneltune.llm import LanguageModel, account
+from pytest_kerneltune.llm.providers import Answer
+from pytest_kerneltune.llm.reply_cache import MAX_BYTES, CachedReplies
+from pytest_kerneltune.llm.source import Write, ignore
+from pytest_kerneltune.search import Message
+
+HELLO = [Message("user", "Hello.")]
+OTHER = [Message("user", "Hello!")]
+
+
+class Source:
+    """Answers with what it was given and remembers how often it was asked."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+        self.closed = False
+
+    def digest(self, messages: Sequence[Message]) -> str:
+        return sha256(repr(messages).encode()).hexdigest()
+
+    def ask(self, messages: Sequence[Message], deadline: float | None = None, write: Write = ignore) -> Answer:
+        self.asked += 1
+        if not self.answers:
+            raise LLMError("no more answers")
+        write("piece")
+        return self.answers.pop(0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if not p.is_dir())
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The file of the kept reply "first" to HELLO."""
+    CachedReplies(Source(Answer("first", 7, 3)), tmp_path, "openai m").ask(HELLO)
+    (path,) = files(tmp_path)
+    return path
+
+
+def test_an_answer_is_kept_for_who_asks_again(tmp_path: Path) -> None:
+    source = Source(Answer("first", 7, 3), Answer("second"))
+    cache = CachedReplies(source, tmp_path / "not" / "made yet")
+    assert cache.ask(HELLO) == Answer("first", 7, 3)
+    again = CachedReplies(source, tmp_path / "not" / "made yet")
+    assert (again.ask(HELLO).text, source.asked) == ("first", 1)
+    assert (again.ask(OTHER).text, source.asked) == ("second", 2)
+    again.close()
+    assert source.closed
+
+
+def test_pieces_and_errors_of_the_source_pass_through(tmp_path: Path) -> None:
+    pieces: list[str] = []
+    cache = CachedReplies(Source(Answer("first")), tmp_path)
+    cache.ask(HELLO, None, pieces.append)
+    with pytest.raises(LLMError, match="no more answers"):
+        cache.ask(OTHER)
+    assert pieces == ["piece"]
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_file_holds_the_reply_and_nothing_of_the_question(kept: Path, tmp_path: Path) -> None:
+    digest = Source().digest(HELLO)
+    assert kept.relative_to(tmp_path) == Path(digest[:2], f"{digest}.json")
+    document = json.loads(kept.read_text())
+    created = document.pop("created")
+    assert created.startswith("20")
+    assert document == {
+        "schema": 1,
+        "request": digest,
+        "model": "openai m",
+        "tokens_in": 7,
+        "tokens_out": 3,
+        "reply": "first",
+    }
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_kept_answer_is_a_call_that_cost_nothing(tmp_path: Path) -> None:
+    model = LanguageModel("m", CachedReplies(Source(Answer("second", 5, 2)), tmp_path))
+    assert [model.submit(m).result(5) for m in (HELLO, OTHER)] == ["first", "second"]
+    hit, miss = sorted(model.calls, key=lambda call: not call.cached)
+    assert (hit.seconds, hit.tokens_in, hit.tokens_out, hit.answered) == (0.0, None, None, True)
+    assert hit.outcome == "from the reply cache"
+    assert not miss.cached
+    total = account(model.calls)
+    assert (total.calls, total.answered, total.cached, total.tokens_in, total.tokens_out) == (2, 2, 1, 5, 2)
+    assert total.seconds == miss.seconds
+    model.close()
+
+
+def test_what_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
+    source = Source(Answer("half", remark="cut off (max_tokens)"), Answer("whole"))
+    cache = CachedReplies(source, tmp_path)
+    assert [cache.ask(HELLO).text for _ in range(3)] == ["half", "whole", "whole"]
+
+
+@pytest.mark.parametrize("text", ["\ud800 alone", "\u2192 \U0001f600 \x00", "{}\r\n"])
+def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
+    cache = CachedReplies(Source(Answer(text)), tmp_path)
+    assert [cache.ask(HELLO).text for _ in range(2)] == [text, text]
+
+
+def edited(**changes: object) -> Callable[[str], str]:
+    return lambda text: json.dumps({**json.loads(text), **changes})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda _: "",
+        lambda _: "[" * 200_000,
+        lambda _: "[]",
+        lambda _: "null",
+        lambda _: "\ud800",
+        lambda text: text + " " * MAX_BYTES,
+        edited(schema=2),
+        edited(request="another"),
+        edited(reply=""),
+        edited(reply=["first"]),
+    ],
+)
+def test_a_file_that_is_no_good_counts_as_absent(kept: Path, tmp_path: Path, spoil: Callable[[str], str]) -> None:
+    kept.write_bytes(spoil(kept.read_text()).encode(errors="surrogatepass"))
+    source = Source(Answer("second"))
+    assert [CachedReplies(source, tmp_path).ask(HELLO).text for _ in range(2)] == ["second", "second"]
+    assert source.asked == 1
+
+
+def test_tokens_that_are_none_are_not_believed(kept: Path, tmp_path: Path) -> None:
+    kept.write_text(edited(tokens_in="many", tokens_out=True)(kept.read_text()))
+    answer = CachedReplies(Source(), tmp_path).ask(HELLO)
+    assert (answer.text, answer.tokens_in, answer.tokens_out) == ("first", None, None)
+
+
+def test_a_directory_or_a_pipe_in_the_place_of_a_file_is_left_alone(kept: Path, tmp_path: Path) -> None:
+    kept.unlink()
+    kept.mkdir()
+    (kept / "foreign").write_text("mine")
+    assert CachedReplies(Source(Answer("second")), tmp_path).ask(HELLO).text == "second"
+    assert (kept / "foreign").read_text() == "mine"
+    assert files(tmp_path) == [kept / "foreign"]
+    (kept / "foreign").unlink()
+    kept.rmdir()
+    os.mkfifo(kept)
+    assert CachedReplies(Source(Answer("second")), tmp_path).ask(HELLO).text == "second"
+
+
+def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("mine")
+    CachedReplies(Source(Answer("first")), tmp_path).ask(HELLO)
+    assert (tmp_path / "notes.json").read_text() == "mine"
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    directory = tmp_path / "read-only"
+    directory.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+    yield directory
+    directory.chmod(stat.S_IRWXU)
+
+
+def test_a_directory_that_cannot_be_written_to_costs_only_the_keeping(read_only: Path, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("mine")
+    for directory in (read_only, in_the_way, in_the_way / "below", Path("/proc/nowhere"), Path("/dev/full/x")):
+        cache = CachedReplies(Source(Answer("first"), Answer("second")), directory)
+        assert cache.ask(HELLO).text == "first"
+    assert in_the_way.read_text() == "mine"
+
+
+def test_an_enormous_reply_is_not_kept(tmp_path: Path) -> None:
+    cache = CachedReplies(Source(Answer("x" * MAX_BYTES), Answer("second")), tmp_path)
+    assert len(cache.ask(HELLO).text) == MAX_BYTES
+    assert files(tmp_path) == []
+    assert cache.ask(HELLO).text == "second"
