@@ -11,7 +11,8 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``workload``, ``station`` (with ``launcher``), ``benchmark``: a kernel at fixed inputs, and how it is measured.
 - ``family``, ``cache``, ``baseline``: what is stored of a kernel, and of the same one at other shapes.
 - ``recorded``, ``recording``, ``comparison``: search spaces measured before, and how good searches are on them.
-- ``options``, ``settings``, ``outcome``, ``driver``, ``judging``, ``choosing``, ``verdicts``, ``session``: one run.
+- ``options``, ``settings``, ``outcome``, ``driver``, ``judging``, ``adviser``, ``choosing``, ``verdicts``,
+  ``session``: one run.
 - ``report/``, ``results``, ``live``: what the user reads.
 - ``api``, ``testing`` (with ``contract_backend``), ``identity``, ``fixture``, ``plugin``: ``tune()``, contract tests
   for third parties, pytest.

@@ -69,6 +69,7 @@ def tune(
         "autotune_seed": seed,
         "autotune_budget": limits.seconds,
         "autotune_configs": limits.configs,
+        "autotune_target": None if limits.target_ms is None else f"{limits.target_ms:.9f}ms",
         "autotune_cache": cache,
         "autotune_force": "yes" if force else None,
         "missing_baseline": "warn",

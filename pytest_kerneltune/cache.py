@@ -72,11 +72,14 @@ class Entry:
     def satisfies(self, effort: Effort, budget: Budget) -> bool:
         """Whether a search at ``effort`` within ``budget`` need not be made, because this one was no smaller.
 
-        An entry without a winner never satisfies: what failed then may work now.
+        An entry without a winner never satisfies: what failed then may work now. One that reached a latency which is
+        good enough does, however it came by it.
         """
-        if self.winner is None or _RANK[self.effort] < _RANK[effort]:
+        if self.winner is None:
             return False
-        return self.finished or self._had_budget_of(budget)
+        if budget.target_ms is not None and any(t.ok and t.latency_ms <= budget.target_ms for t in self.trials):
+            return True
+        return _RANK[self.effort] >= _RANK[effort] and (self.finished or self._had_budget_of(budget))
 
     def _had_budget_of(self, budget: Budget) -> bool:
         had = ((self.budget_seconds, budget.seconds), (self.budget_configs, budget.configs))

@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
+from pytest_kerneltune.adviser import Adviser, Consultation
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.cache import Entry, Flight, TuningCache
 from pytest_kerneltune.driver import Driver, Progress, SearchRun, pick_winner, search_rng, stages
@@ -19,20 +18,22 @@ from pytest_kerneltune.errors import KernelError, LLMError, SpaceError
 from pytest_kerneltune.family import Member
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
-from pytest_kerneltune.search import Context, Effort, Related, Search, create, search_class
+from pytest_kerneltune.search import Context, Effort, Related, RelatedTrials, Search, create, search_class
 from pytest_kerneltune.search.guided import MODEL
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget, Config, Trial
 from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 
-if TYPE_CHECKING:
-    from pytest_kerneltune.llm import Call, LanguageModel
-
 MODEL_COMPILE_S = 15.0
 """Seconds that compiling a config may take which a language model proposed, unless set otherwise: models like big
 tiles, and what compiles for longer is seldom fast."""
 
+_MODEL_USED = "language model"  # in an entry's origin: which one answered
+_UNASKED = (
+    "language model not asked: the cache holds this kernel's result of a search without one (--autotune-force searches "
+    "again)"
+)
 _MOST_PARALLEL = 8  # configs compiled at once that a search is told of: choosing more at a time costs it knowledge
 
 
@@ -66,7 +67,10 @@ class Tuner:
     cache: TuningCache
     progress: Callable[[str, Progress, Budget], None] = lambda *_: None
     say: Callable[[str], None] = lambda _: None
-    _messages: list[str] = field(default_factory=list)
+    _adviser: Adviser = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._adviser = Adviser(self.settings)
 
     def tuned(self, workload: Workload, bench: Benchmark, hardware: Sequence[str]) -> Choice:
         """The cache's winner if it satisfies this request and still works, else that of a search."""
@@ -78,57 +82,60 @@ class Tuner:
 
         with self.cache.flight(workload.fingerprint, waiting) as flight:
             hit = self._hit(workload, bench, flight.entry)
-            return hit if hit is not None else self._search(workload, bench, hardware, flight)
+            if hit is not None:
+                return hit
+            try:
+                return self._search(workload, bench, hardware, flight)
+            except LLMError as error:
+                raise KernelError(f"language model: {error}") from None
 
     def close(self) -> None:
-        if "model" in self.__dict__ and self.model is not None:
-            self.model.close()
-
-    @cached_property
-    def model(self) -> LanguageModel | None:
-        """The language model of this run; None, with a message, where none can be used."""
-        from pytest_kerneltune.llm import LLMOptions, connect
-
-        llm = self.settings.llm
-        options = LLMOptions.from_settings(llm.given, llm.provider_variables)
-        if self.settings.autotune_budget is not None:  # a search that waits for a reply spends its time
-            limit = min(options.request_timeout_s, self.settings.autotune_budget)
-            options = replace(options, request_timeout_s=limit)
-        try:
-            return connect(options)
-        except LLMError as error:
-            self._messages.append(f"language model skipped: {error}")
-            return None
-
-    @property
-    def _budget(self) -> Budget:
-        return Budget(self.settings.autotune_budget, self.settings.autotune_configs)
+        self._adviser.close()
 
     @property
     def _effort(self) -> Effort:
         return Effort(self.settings.autotune_effort)
 
     def _hit(self, workload: Workload, bench: Benchmark, entry: Entry | None) -> Choice | None:
-        if self.settings.autotune_force or entry is None or not entry.satisfies(self._effort, self._budget):
+        budget = self._budget(workload)
+        if self.settings.autotune_force or entry is None or not entry.satisfies(self._effort, budget):
             return None
         choice = _from_cache(workload, entry)
         # The winner of another toolchain or driver may no longer work: then the kernel is tuned anew.
-        return choice if choice.config is not None and bench.check(choice.config).ok else None
+        if choice.config is None or not bench.check(choice.config).ok:
+            return None
+        unasked = self._asks_model and not entry.origin.get(_MODEL_USED)
+        return replace(choice, summary=replace(choice.summary, messages=(_UNASKED,))) if unasked else choice
 
     def _search(self, workload: Workload, bench: Benchmark, hardware: Sequence[str], flight: Flight) -> Choice:
-        self._messages.clear()
-        search, asked = self._created(workload, hardware), len(self._calls)
+        consultation = self._adviser.consultation() if self._asks_model else None
+        search = self._created(self._context(workload, hardware, consultation))
         prior = self._prior(workload, flight)
         rng = search_rng(self.settings.autotune_seed, workload.name)
         run = self._driver(workload, bench, flight).drive(search, rng, prior)
         winner = _winner(bench, run)
-        flight.store(self._entry(workload, run, winner, _unrepeated(workload, flight, run)))
-        self._messages += [*self._model_messages(search, self._calls[asked:]), *_origins(search, prior)]
-        return Choice(winner, self._summary(run), tuple(run.trials))
+        entry = self._entry(workload, run, winner, _unrepeated(workload, flight, run))
+        if consultation is not None and consultation.answered:
+            entry = replace(entry, origin={**entry.origin, _MODEL_USED: consultation.label})
+        flight.store(entry)
+        summary = replace(self._summary(run), messages=tuple(_origins(search, prior)))
+        if consultation is not None:
+            said = (*consultation.messages(run.counts), *summary.messages)
+            summary = replace(summary, messages=said, model=consultation.summary(workload.space, run, winner))
+        return Choice(winner, summary, tuple(run.trials))
 
-    def _created(self, workload: Workload, hardware: Sequence[str]) -> Search:
+    @property
+    def _asks_model(self) -> bool:
+        return bool(getattr(search_class(str(self.settings.autotune)), "uses_model", False))
+
+    def _budget(self, workload: Workload) -> Budget:
+        settings = self.settings
+        target = settings.autotune_target if workload.target_ms is None else workload.target_ms
+        return Budget(settings.autotune_budget, settings.autotune_configs, target)
+
+    def _created(self, context: Context) -> Search:
         """The search that this run asks for, as the user limits it."""
-        search = create(str(self.settings.autotune), self._effort, self._context(workload, hardware))
+        search = create(str(self.settings.autotune), self._effort, context)
         rounds = self.settings.llm.max_rounds
         if rounds is None or not hasattr(search, "with_rounds"):
             return search
@@ -143,56 +150,38 @@ class Tuner:
         return _usable(workload, [*known, *flight.interrupted])
 
     def _driver(self, workload: Workload, bench: Benchmark, flight: Flight) -> Driver:
+        budget = self._budget(workload)
         return Driver(
             bench,
             workload.space,
-            self._budget,
+            budget,
             flight.record,
-            lambda p: self.progress(workload.name, p, self._budget),
+            lambda p: self.progress(workload.name, p, budget),
             {MODEL: self.settings.llm.compile_timeout_s or MODEL_COMPILE_S},
         )
 
-    def _context(self, workload: Workload, hardware: Sequence[str]) -> Context:
-        model = self._model_if_wanted()
+    def _context(self, workload: Workload, hardware: Sequence[str], consultation: Consultation | None) -> Context:
         return Context(
             configs=workload.configs,
-            model=model.submit if model is not None else None,
+            model=None if consultation is None else consultation.port,
             subject=workload.subject(hardware, self.settings.llm.send_source is not False),
             related=self._related(workload),
             # What runs in this process is not compiled.
             parallel=min(_MOST_PARALLEL, self.settings.compile_jobs) if workload.kernel.isolated else 1,
             second_stage=self.settings.llm.second_stage,
+            fallback=self._adviser.fallback,
         )
-
-    def _model_if_wanted(self) -> LanguageModel | None:
-        """The model, if the search asks one; where there is none, the messages say why, for every kernel."""
-        if not getattr(search_class(str(self.settings.autotune)), "uses_model", False):
-            return None
-        if self.model is None and not self._messages:
-            self.__dict__.pop("model")
-        return self.model
 
     def _related(self, workload: Workload) -> Related:
         own = Member(workload.fingerprint, workload.name, workload.description.inputs)
-        known = (tuple(_usable(workload, entry.trials)) for entry in self.cache.related(workload.family, own))
+        known = (
+            RelatedTrials(_usable(workload, entry.trials), "; ".join([entry.kernel, *entry.inputs]))
+            for entry in self.cache.related(workload.family, own)
+        )
         return tuple(trials for trials in known if trials)
 
-    @property
-    def _calls(self) -> list[Call]:
-        model = self.__dict__.get("model")
-        return model.calls if model is not None else []
-
-    def _model_messages(self, search: Search, calls: Sequence[Call]) -> list[str]:
-        """What became of the language model, if the search was to ask one: never silence."""
-        model = self.__dict__.get("model")
-        if model is None or not getattr(search, "uses_model", False):
-            return []
-        failed = [f"language model skipped: {call.outcome}" for call in calls if not call.answered]
-        if not calls:
-            return [f"language model skipped: {model.label} had not replied when the search ended"]
-        return failed or [f"language model: {model.label}"]
-
     def _entry(self, workload: Workload, run: SearchRun, winner: Config | None, unrepeated: Sequence[Trial]) -> Entry:
+        budget = self._budget(workload)
         return Entry(
             fingerprint=workload.fingerprint,
             kernel=workload.name,
@@ -203,8 +192,9 @@ class Tuner:
             seed=self.settings.autotune_seed,
             finished=run.complete,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            budget_seconds=self._budget.seconds,
-            budget_configs=self._budget.configs,
+            budget_seconds=budget.seconds,
+            # What ended early because it was fast enough tried no more than this.
+            budget_configs=budget.configs if budget.target_ms is None else len(run.trials),
             origin={"host": _host(), "device": workload.device_name, **versions()},
             family=workload.family,
             inputs=workload.description.inputs,
@@ -221,7 +211,6 @@ class Tuner:
             seconds=run.seconds,
             stopped=run.stopped,
             stages=stages(run),
-            messages=tuple(self._messages),
         )
 
 

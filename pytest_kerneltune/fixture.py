@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -17,7 +18,7 @@ from pytest_kerneltune.identity import identity
 from pytest_kerneltune.options import RUN_PLUGIN
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.threshold import parse_threshold
+from pytest_kerneltune.threshold import parse_latency, parse_threshold
 from pytest_kerneltune.trial import Config, Trial
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def tunable(
     space: Mapping[str, Parameter],
     where: Callable[[Config], bool] | None = None,
     threshold: str | float | None = None,
+    target_latency: str | None = None,
     configs: Sequence[Config] = (),
     scope: _Scope = "function",
     params: Iterable[Any] | None = None,
@@ -99,18 +101,20 @@ def tunable(
     ``space`` maps parameter names to kinds (``choice``, ``boolean``, ``integer``, ``power_of_two``, ``permutation``,
     ``list_of``; with ``when=`` it only matters beside given values of others), ``where`` is a constraint that is
     checked before anything is compiled, ``threshold`` this kernel's regression threshold ("3%" or 0.03; else the
-    session's), ``configs`` known-good configs to start from (a partial one is completed from the defaults). The other
-    arguments are those of ``pytest.fixture``. Raises UsageError.
+    session's), ``target_latency`` a latency that is good enough ("40us"): the search ends once a config is that fast.
+    ``configs`` are known-good configs to start from (a partial one is completed from the defaults). The other arguments
+    are those of ``pytest.fixture``. Raises UsageError.
     """
     checked_space = ConfigSpace(space, where)
     limit = None if threshold is None else parse_threshold(threshold, "@tunable(threshold=...)")
+    target = None if target_latency is None else parse_latency(target_latency, "@tunable(target_latency=...)")
 
     def decorate(function: Callable[..., Any]) -> Any:
         if not inspect.isfunction(function):
             raise UsageError(f"@tunable(...) decorates a function, not {function!r}")
 
         def tuned(request: pytest.FixtureRequest, returned: Any) -> TunedKernel:
-            return _tuned(request, function, returned, checked_space, limit, configs)
+            return _tuned(request, returned, _Tunable(function, checked_space, limit, target, configs))
 
         fixture = pytest.fixture(scope=scope, params=params, autouse=autouse, ids=ids, name=name)
         return fixture(_requesting(function, tuned))
@@ -155,21 +159,25 @@ def _requesting(
     return requesting
 
 
-def _tuned(
-    request: pytest.FixtureRequest,
-    function: Callable[..., Any],
-    returned: Any,
-    space: ConfigSpace,
-    threshold: float | None,
-    configs: Sequence[Config],
-) -> TunedKernel:
+@dataclass(frozen=True)
+class _Tunable:
+    """What ``@tunable`` was given; the threshold is a fraction, the target latency ms."""
+
+    function: Callable[..., Any]
+    space: ConfigSpace
+    threshold: float | None
+    target_ms: float | None
+    configs: Sequence[Config]
+
+
+def _tuned(request: pytest.FixtureRequest, returned: Any, given: _Tunable) -> TunedKernel:
     from pytest_kerneltune.driver import checked_configs
     from pytest_kerneltune.workload import Workload
 
     run = request.config.pluginmanager.get_plugin(RUN_PLUGIN)
     if run is None:
         pytest.skip("the kerneltune plugin is disabled")
-    file, name = identity(request, function)
+    file, name = identity(request, given.function)
     try:
         kernel = as_kernel(returned)
         device = run.session().device(kernel)
@@ -177,12 +185,13 @@ def _tuned(
             name=name,
             file=file,
             kernel=kernel,
-            space=space,
-            configs=checked_configs(space, configs),
-            threshold=threshold,
+            space=given.space,
+            configs=checked_configs(given.space, given.configs),
+            threshold=given.threshold,
+            target_ms=given.target_ms,
             device_name=device.name,
             device_key=device.hard,
-            modules=tuple(_modules(function)),
+            modules=tuple(_modules(given.function)),
         )
         return TunedKernel(kernel, run.evaluate(workload))
     except KernelTuneError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pytest_kerneltune.errors import UsageError
-from pytest_kerneltune.threshold import parse_threshold
+from pytest_kerneltune.threshold import parse_latency, parse_threshold
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,27 @@ def seconds(given: Given) -> float:
     return value
 
 
+def latency(given: Given) -> float:
+    """A positive latency in ms; it is written with its unit, "40us", since a bare number could mean any."""
+    return parse_latency(given.text, given.name)
+
+
+def number(least: float, most: float) -> Parse:
+    """A number from ``least`` to ``most``."""
+
+    def parse(given: Given) -> float:
+        if not re.fullmatch(r"\d{1,9}\.?\d{0,9}|\.\d{1,9}", given.text) or not least <= float(given.text) <= most:
+            raise given.rejected(f"a number from {least:g} to {most:g}")
+        return float(given.text)
+
+    return parse
+
+
+def names(given: Given) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in given.text.split(",") if name.strip())
+
+
 def path(given: Given) -> Path:
     """An absolute path; ``~`` is the home directory."""
     if not given.text:
@@ -126,6 +147,13 @@ def search(given: Given) -> str:
 
     name = DEFAULT_SEARCH if given.text == "default" else given.text
     return str(one_of("none", *SEARCHES)(Given(name, given.name, given.base)))
+
+
+def fallback(given: Given) -> str:
+    """What takes the place of a language model that cannot be asked."""
+    from pytest_kerneltune.search import FALLBACKS
+
+    return str(one_of(*FALLBACKS)(given))
 
 
 def second_stage(given: Given) -> str:
@@ -268,6 +296,9 @@ OPTIONS = (
     ),
     Option("autotune_budget", "stop searching a kernel after this wall time (30, 30s or 2m)", seconds, "SECONDS"),
     Option("autotune_configs", "stop searching a kernel after this many configs", whole_number(1), "N"),
+    Option(
+        "autotune_target", "stop searching a kernel once a config is as fast as this (40us, 0.04ms)", latency, "LATENCY"
+    ),
     Option("autotune_seed", "seed of every search", whole_number(0), "N", default="0"),
     Option(
         "autotune_cache",
@@ -312,6 +343,13 @@ OPTIONS = (
     ),
     Option("kerneltune_llm_provider", "provider of the language model", text, ini_only=True),
     Option("kerneltune_llm_model", "name of the language model", text, ini_only=True),
+    Option(
+        "kerneltune_llm_fallback",
+        "what to do where the language model cannot be asked: seeds (search on without it), random (as many random "
+        "configs in its place), pattern (a pattern search in its place) or error (the test fails)",
+        fallback,
+        ini_only=True,
+    ),
     Option("kerneltune_llm_replies", "file of recorded replies to use as the language model", file, ini_only=True),
     Option(
         "kerneltune_llm_second_stage",

@@ -23,12 +23,39 @@ class StageSummary:
 
 
 @dataclass(frozen=True)
+class ModelSummary:
+    """What a language model did for one search.
+
+    ``calls`` are the requests that ended, ``cached`` of them answered by an earlier run's reply, ``failed`` not at all.
+    Tokens are None where no provider said, ``seconds`` are wall seconds of waiting for replies. Of the configs in its
+    replies so many were ``proposed``, ``valid`` in the space, and ``new``, that is measured. Of the ``fastest`` configs
+    of the search (ten, or as many as worked) it proposed ``among_fastest``; ``found_winner`` says whether the tuned
+    config is one of its own.
+    """
+
+    label: str
+    calls: int = 0
+    cached: int = 0
+    failed: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    seconds: float = 0.0
+    proposed: int = 0
+    valid: int = 0
+    new: int = 0
+    fastest: int = 0
+    among_fastest: int = 0
+    found_winner: bool = False
+
+
+@dataclass(frozen=True)
 class SearchSummary:
     """How the tuned config was found.
 
     ``source`` is "search", "cache", "baseline" or "default"; ``attempts`` counts every config tried, ``failures``
     those that failed by status; ``seconds`` are wall seconds of searching in this run (0 on a cache hit);
-    ``stopped`` says why the search ended; ``messages`` are one-line remarks on the language model and the cache.
+    ``stopped`` says why the search ended; ``messages`` are one-line remarks on the language model and the cache;
+    ``model`` is the language model's account, None where the search asked none.
     """
 
     source: str
@@ -41,6 +68,7 @@ class SearchSummary:
     stopped: str = ""
     stages: tuple[StageSummary, ...] = ()
     messages: tuple[str, ...] = ()
+    model: ModelSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +134,7 @@ class Outcome:
         """The inverse of :meth:`to_json`."""
         search = {**data["search"], "stages": tuple(StageSummary(**s) for s in data["search"]["stages"])}
         search["messages"] = tuple(search["messages"])
+        search["model"] = ModelSummary(**search["model"]) if search.get("model") else None
         verdict: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["verdict"].items()}
         plain = {**data, "search": SearchSummary(**search), "verdict": VerdictSummary(**verdict)}
         return cls(**{**plain, "trials": tuple(data["trials"]), "warnings": tuple(data["warnings"])})

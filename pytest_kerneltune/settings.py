@@ -22,7 +22,11 @@ from pytest_kerneltune.options import (
     Option,
     Parse,
     boolean,
+    fallback,
     file,
+    names,
+    number,
+    one_of,
     path,
     second_stage,
     seconds,
@@ -43,9 +47,14 @@ PROVIDER_VARIABLES = (
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_BASE_URL",
     "OPENROUTER_API_KEY",
+    "OLLAMA_API_KEY",
     "OLLAMA_HOST",
 )
 """The providers' own variables, handed on to ``llm`` under their names."""
+
+
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""How much a model may think, as providers call it; not every model knows each."""
 
 
 def environment() -> Mapping[str, str]:
@@ -74,6 +83,16 @@ class LLMSettings:
     send_source: bool | None = None
     replies: Path | None = None
     second_stage: str | None = None
+    fallback: str | None = None
+    record: Path | None = None
+    reply_cache: bool | None = None
+    temperature: float | None = None
+    reasoning_effort: str | None = None
+    max_output_tokens: int | None = None
+    stream: bool | None = None
+    allow_http: tuple[str, ...] | None = None
+    extra_headers: str | None = field(default=None, repr=False)
+    client_key_password: str | None = field(default=None, repr=False)
     provider_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -97,6 +116,16 @@ _LLM_PARSERS: Mapping[str, Parse] = {
     "send_source": boolean,
     "replies": file,
     "second_stage": second_stage,
+    "fallback": fallback,
+    "record": file,
+    "reply_cache": boolean,
+    "temperature": number(0.0, 2.0),
+    "reasoning_effort": one_of(*REASONING_EFFORTS),
+    "max_output_tokens": whole_number(1),
+    "stream": boolean,
+    "allow_http": names,
+    "extra_headers": text,
+    "client_key_password": text,
 }
 
 
@@ -105,14 +134,15 @@ class Settings:
     """How this run tunes, measures and judges. Every field that is an option is described in ``options.OPTIONS``.
 
     ``autotune`` is None in a plain run, "none" to time what is known, else a search's name. Times are seconds, the
-    threshold a fraction, paths absolute. ``root`` is where ini paths start, ``workers`` the number of xdist workers,
-    ``step_summary`` the file that GitHub shows as the summary of the step.
+    target latency ms, the threshold a fraction, paths absolute. ``root`` is where ini paths start, ``workers`` the
+    number of xdist workers, ``step_summary`` the file that GitHub shows as the summary of the step.
     """
 
     autotune: str | None
     autotune_effort: str
     autotune_budget: float | None
     autotune_configs: int | None
+    autotune_target: float | None
     autotune_seed: int
     autotune_cache: Path | None
     autotune_force: bool

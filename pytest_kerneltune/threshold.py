@@ -1,4 +1,4 @@
-"""The one reading of a threshold, wherever a user writes it: option, ini file or ``@tunable``."""
+"""The one reading of a threshold or a latency, wherever a user writes it: option, ini file or ``@tunable``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pytest_kerneltune.errors import UsageError
 
 _PERCENTAGE = re.compile(r"(\d+\.?\d*|\.\d+)\s*%")
 _LARGEST = 10.0
+_LATENCY = re.compile(r"(\d+\.?\d*|\.\d+)\s*(ns|us|ms|s)")
+_UNITS_MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 def parse_threshold(value: object, name: str) -> float:
@@ -22,3 +24,11 @@ def parse_threshold(value: object, name: str) -> float:
     if match and float(match[1]) / 100 < _LARGEST:
         return float(match[1]) / 100
     raise UsageError(f'{name}: {value!r} is not a threshold; write a percentage such as "3%", below {_LARGEST:.0%}')
+
+
+def parse_latency(value: object, name: str) -> float:
+    """The milliseconds that a text such as "40us" means; raises UsageError, which calls the value ``name``."""
+    match = _LATENCY.fullmatch(value.strip().replace("\u00b5s", "us")) if isinstance(value, str) else None
+    if match and (latency := float(match[1]) * _UNITS_MS[match[2]]) > 0:
+        return latency
+    raise UsageError(f'{name}: {value!r} is not a latency; write a number with its unit, such as "40us" or "1.5ms"')

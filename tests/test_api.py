@@ -151,6 +151,19 @@ def test_progress_is_told(cache: Path) -> None:
     assert steps == [("valley", 1, 3), ("valley", 2, 3), ("valley", 3, 3)]
 
 
+def test_a_target_latency_ends_the_search_and_only_the_like_is_answered_from_the_cache(cache: Path) -> None:
+    def attempts(**limits: Any) -> tuple[str, int]:
+        result = tune(valley, space=SPACE, algorithm="RandomSearch", budget=Budget(**limits), seed=1, cache=cache)
+        return result.outcome.search.source, result.outcome.search.attempts
+
+    source, first = attempts(target_ms=10_000.0)
+    assert (source, first < 30) == ("search", True)
+    assert attempts(target_ms=10_000.0) == ("cache", first)
+    assert attempts(configs=first) == ("cache", first)
+    source, more = attempts(target_ms=1e-6, configs=40)
+    assert (source, more) == ("search", 40)
+
+
 def test_time_is_a_budget_too_even_where_most_configs_hang(cache: Path) -> None:
     source = SLOWDOWN.replace("undeclared = 1;", 'for (;;) __asm__ volatile ("");')
     start = time.monotonic()

@@ -280,6 +280,15 @@ def test_an_entry_satisfies_what_its_search_covered(
     assert replace(ENTRY, **had).satisfies(effort, wanted) is expected
 
 
+@pytest.mark.parametrize("effort", list(Effort))
+def test_an_entry_that_is_fast_enough_satisfies_at_any_effort(effort: Effort) -> None:
+    stopped = replace(ENTRY, finished=False, budget_seconds=None, budget_configs=2)
+    best = min(trial.latency_ms for trial in ENTRY.trials)
+    assert stopped.satisfies(effort, Budget(target_ms=best))
+    assert not stopped.satisfies(effort, Budget(target_ms=0.99 * best))
+    assert not replace(stopped, winner=None).satisfies(effort, Budget(target_ms=best))
+
+
 # -- the directory
 
 

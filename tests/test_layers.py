@@ -22,7 +22,7 @@ HOUSE = [
     ["files", "nvidia", "gpu", "worker", "introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
     ["workload", "station", "launcher", "benchmark", "family", "cache", "baseline"],
     ["recorded", "recording", "comparison"],
-    ["options", "settings", "outcome", "driver", "judging", "choosing", "verdicts", "session"],
+    ["options", "settings", "outcome", "driver", "judging", "adviser", "choosing", "verdicts", "session"],
     ["report", "results", "live"],
     ["api", "contract_backend", "testing", "identity", "fixture", "plugin"],
     ["commands", "__main__"],

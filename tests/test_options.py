@@ -40,6 +40,7 @@ def test_the_flags_are_those_promised() -> None:
         "--autotune-seed",
         "--autotune-cache",
         "--autotune-force",
+        "--autotune-target",
         "--autotune-json",
         "--baseline-dir",
         "--update-baselines",

@@ -13,9 +13,10 @@ import pytest
 
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.gate import VerdictKind
-from pytest_kerneltune.outcome import Outcome, SearchSummary, StageSummary, VerdictSummary
+from pytest_kerneltune.outcome import ModelSummary, Outcome, SearchSummary, StageSummary, VerdictSummary
 from pytest_kerneltune.report import format as form
 from pytest_kerneltune.report import jsonfile, markdown, terminal
+from pytest_kerneltune.report.stages import stage_lines
 from pytest_kerneltune.search import DEFAULT_SEARCH
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget, Status, Trial
@@ -196,6 +197,20 @@ def test_many_kernels_of_a_kind_are_listed_in_part_and_counted() -> None:
     assert "new: 15 more kernels" in lines
 
 
+def test_a_language_models_account_is_a_line_of_its_own() -> None:
+    model = ModelSummary("anthropic big", 3, 1, 1, 12_345, None, 4.2, 30, 28, 25, 10, 6, True)
+    asked = outcome("a", search=SearchSummary("search", model=model))
+    assert [line.text for line in stage_lines([asked, outcome("b")])] == [
+        (
+            "a: anthropic big: 3 calls, 1 answered from earlier replies, 1 failed, 12,345 tokens in, 4.2 s; "
+            "30 configs proposed, 28 valid, 25 new; 6 of the 10 fastest, the tuned config is its own"
+        )
+    ]
+    silent = outcome("a", search=SearchSummary("search", model=ModelSummary("anthropic big", 1, failed=1, seconds=2.0)))
+    assert stage_lines([silent])[0].text == "a: anthropic big: 1 call, 1 failed, 2.0 s"
+    assert Outcome.from_json(json.loads(json.dumps(asked.to_json()))) == asked
+
+
 def test_a_remark_is_said_once() -> None:
     said = SearchSummary("search", messages=("language model skipped: no key", "language model skipped: no key"))
     lines = summary(
@@ -229,6 +244,7 @@ def settings(option: Mapping[str, object], environ: Mapping[str, str] = {}) -> S
             {"autotune": "RandomSearch", "autotune_seed": "7", "autotune_budget": "2m", "autotune_configs": "40"},
             ["RandomSearch", "effort quick", "seed 7", "at most 2 min 0 s or 40 configs a kernel"],
         ),
+        ({"autotune": "RandomSearch", "autotune_target": "40us"}, ["seed 0, until 40 us;"]),
         ({"autotune": "none", "update_baselines": "new,improved"}, ["baselines written: improved, new"]),
     ],
 )

@@ -37,6 +37,7 @@ def test_nothing_set_gives_the_defaults() -> None:
         autotune_effort="quick",
         autotune_budget=None,
         autotune_configs=None,
+        autotune_target=None,
         autotune_seed=0,
         autotune_cache=Path("/cache"),
         autotune_force=False,
@@ -154,7 +155,21 @@ VARIABLES = {
     "SEND_SOURCE": ("0", False),
     "REPLIES": ("/replies.jsonl", Path("/replies.jsonl")),
     "SECOND_STAGE": ("RandomSearch\n", "RandomSearch"),
+    "FALLBACK": ("pattern", "pattern"),
+    "RECORD": ("/exchanges.json", Path("/exchanges.json")),
+    "REPLY_CACHE": ("off", False),
+    "TEMPERATURE": ("0.3", 0.3),
+    "REASONING_EFFORT": ("low", "low"),
+    "MAX_OUTPUT_TOKENS": ("4096", 4096),
+    "STREAM": ("no", False),
+    "ALLOW_HTTP": ("gateway, other.host,", ("gateway", "other.host")),
+    "EXTRA_HEADERS": ('{"x-team": "kernels"}', '{"x-team": "kernels"}'),
+    "CLIENT_KEY_PASSWORD": ("open sesame", "open sesame"),
 }
+MALFORMED = (
+    *("REQUEST_TIMEOUT_S", "COMPILE_TIMEOUT_S", "MAX_ROUNDS", "SEND_SOURCE", "FALLBACK", "REPLY_CACHE", "TEMPERATURE"),
+    *("REASONING_EFFORT", "MAX_OUTPUT_TOKENS", "STREAM"),
+)
 
 
 @pytest.mark.parametrize("prefix", LLM_PREFIXES)
@@ -199,12 +214,29 @@ def test_what_cannot_be_a_second_stage_is_refused_with_what_can(name: str) -> No
             llm({variable: name})
 
 
+def test_the_fallback_may_stand_in_the_ini_file() -> None:
+    assert llm({}, {"kerneltune_llm_fallback": "error"}).fallback == "error"
+    with pytest.raises(UsageError, match=r"^ini option kerneltune_llm_fallback: 'none' is not one of seeds, random"):
+        llm({}, {"kerneltune_llm_fallback": "none"})
+
+
+@pytest.mark.parametrize(("written", "ms"), [("40us", 0.04), ("1.5 ms", 1.5), ("800ns", 0.0008), ("2s", 2000.0)])
+def test_a_target_latency_has_a_unit(written: str, ms: float) -> None:
+    assert settings({"autotune_target": written}).autotune_target == pytest.approx(ms)
+
+
+@pytest.mark.parametrize("written", ["40", "0us", "-1ms", "1e-3ms", "fast", ""])
+def test_what_is_no_latency_is_refused(written: str) -> None:
+    with pytest.raises(UsageError, match=r"^--autotune-target: .* is not a latency; write a number with its unit"):
+        settings({"autotune_target": written})
+
+
 def test_providers_own_variables_are_handed_on() -> None:
     environ = {"OPENAI_API_KEY": "sk-o\n", "ANTHROPIC_BASE_URL": "http://a", "ANTHROPIC_API_KEY": "", "HOME": "/h"}
     assert llm(environ).provider_variables == {"OPENAI_API_KEY": "sk-o", "ANTHROPIC_BASE_URL": "http://a"}
 
 
-@pytest.mark.parametrize("suffix", ["REQUEST_TIMEOUT_S", "COMPILE_TIMEOUT_S", "MAX_ROUNDS", "SEND_SOURCE"])
+@pytest.mark.parametrize("suffix", MALFORMED)
 def test_a_malformed_variable_is_named_but_never_its_value(suffix: str) -> None:
     with pytest.raises(UsageError, match=f"^HELION_LLM_{suffix}: the value is not ") as caught:
         llm({f"HELION_LLM_{suffix}": "sk-secret"})
@@ -220,6 +252,8 @@ def test_variables_of_a_model_that_is_not_asked_cannot_fail_a_run(autotune: str 
 def test_secrets_are_in_no_repr() -> None:
     environ = {"KERNELTUNE_LLM_API_KEY": "sk-own", "OPENAI_API_KEY": "sk-openai"}
     environ["KERNELTUNE_LLM_API_BASE"] = "https://user:sk-url@host"
+    environ["KERNELTUNE_LLM_EXTRA_HEADERS"] = "x-gateway: sk-gateway"
+    environ["KERNELTUNE_LLM_CLIENT_KEY_PASSWORD"] = "sk-password"
     found = settings({"autotune": "default"}, environ=environ)
     assert (found.llm.api_key, found.llm.provider_variables["OPENAI_API_KEY"]) == ("sk-own", "sk-openai")
     assert "sk-" not in repr(found) + str(found)

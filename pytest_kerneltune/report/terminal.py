@@ -65,7 +65,10 @@ def _search_words(settings: Settings) -> str:
         limits.append(form.duration(settings.autotune_budget))
     if settings.autotune_configs is not None:
         limits.append(form.count(settings.autotune_configs, "config"))
-    return ", ".join(words) + (f", at most {' or '.join(limits)} a kernel" if limits else "")
+    bounds = [f"at most {' or '.join(limits)} a kernel"] if limits else []
+    if settings.autotune_target is not None:
+        bounds.append(f"until {form.latency(settings.autotune_target)}")
+    return ", ".join([*words, *bounds])
 
 
 def progress_line(
