@@ -29,11 +29,11 @@ def softmax(gpu: Any) -> TritonKernel:
 
     x = torch.randn(ROWS, COLUMNS, device=gpu, dtype=torch.float16)
     y = torch.empty_like(x)
-    multiprocessors = torch.cuda.get_device_properties(gpu).multi_processor_count
+    device = torch.cuda.get_device_properties(gpu)
 
     def grid(config: Any) -> tuple[int]:
         blocks = triton.cdiv(ROWS, config["ROWS"])
-        programs = config["PROGRAMS_PER_SM"] * multiprocessors
+        programs = config["PROGRAMS_PER_SM"] * device.multi_processor_count
         return (min(blocks, programs) if programs else blocks,)
 
     return TritonKernel(
