@@ -5,7 +5,9 @@ The driver owns what a search must not know: time, budget, measuring, re-timing 
 1. Every attempt counts towards the budget, failures too; a config proposed twice is answered from memory.
 2. A batch's new best is re-timed side by side with the incumbent before the search hears of it: its latency is then
    the incumbent's times the paired ratio, so that a machine whose speed wanders does not crown a lucky reading.
-3. After the last batch the finalists are timed interleaved; the winner is the one of least paired latency. Readings
+3. Where a batch asks for it, the fastest configs of the run are then re-timed side by side, so that what the search
+   decides next rests on better readings. The trials of those that were measured earlier are sent behind the batch's.
+4. After the last batch the finalists are timed interleaved; the winner is the one of least paired latency. Readings
    made during the search are selected for being low and decide nothing.
 """
 
@@ -18,13 +20,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from pytest_kerneltune.errors import KernelError, SpaceError, UsageError
+from pytest_kerneltune.gate import format_ms
 from pytest_kerneltune.outcome import StageSummary
-from pytest_kerneltune.search import Search
+from pytest_kerneltune.search import Proposals, Search
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.trial import Budget, Config, Trial, best_trial
+from pytest_kerneltune.trial import Batch, Budget, Config, Trial, best_trial
 
 _RETIME_BLOCKS = 4
 _FINAL_BLOCKS = 8
@@ -60,12 +63,16 @@ class Progress:
 
 @dataclass
 class SearchRun:
-    """What a search did: every trial in order, why it stopped ("search ended", "time budget", ...), its notes."""
+    """What a search did: every trial in order, why it stopped ("search ended", "time budget", ...), its notes.
+
+    ``counts`` are the sums of its batches' counts.
+    """
 
     trials: list[Trial] = field(default_factory=list)
     stopped: str = ""
     seconds: float = 0.0
     notes: list[tuple[str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -96,34 +103,50 @@ class Driver:
     def drive(self, search: Search, rng: random.Random, prior: Sequence[Trial] = ()) -> SearchRun:
         """Drive ``search`` to its end or the budget's. ``prior`` trials count as attempts already made.
 
-        Raises SpaceError where the search proposes a config that is not in the space.
+        Raises SpaceError where the search proposes a config that is not in the space, and what the search raises.
         """
         self._start = time.monotonic()
         run = self._run = SearchRun(list(prior))
         self._known = {self._space.key(t.config): t for t in prior}
         proposals = search.propose(self._space, rng, tuple(prior))
-        idle = 0
+        run.stopped = self._target_reached()
         try:
-            batch = next(proposals)
-            while not run.stopped and idle < _IDLE_BATCHES:
-                before = len(run.trials)
-                trials = self._measure(batch)
-                if not run.stopped:
-                    idle = idle + 1 if len(run.trials) == before else 0
-                    batch = proposals.send(trials)
-            run.stopped = run.stopped or "the search proposed nothing new"
-        except StopIteration:
+            if not run.stopped:
+                self._exchange(proposals)
+        except StopIteration as end:
+            self._note(end.value)
             run.stopped = "search ended"
         finally:
             proposals.close()
             run.seconds = time.monotonic() - self._start
         return run
 
+    def _exchange(self, proposals: Proposals) -> None:
+        """Send trials for configs until the run is stopped; raises StopIteration where the search ends first."""
+        run, idle = self._run, 0
+        batch = next(proposals)
+        while not run.stopped and idle < _IDLE_BATCHES:
+            before = len(run.trials)
+            trials = self._measure(batch)
+            if not run.stopped:
+                idle = idle + 1 if len(run.trials) == before else 0
+                batch = proposals.send(trials)
+        run.stopped = run.stopped or "the search proposed nothing new"
+
+    def _note(self, batch: Any) -> None:
+        """Take what a batch says besides its configs into the run."""
+        if not isinstance(batch, Batch):
+            return
+        if batch.note:
+            self._run.notes.append((batch.stage, batch.note))
+        for name, number in batch.counts.items():
+            self._run.counts[name] = self._run.counts.get(name, 0) + number
+
     def _measure(self, batch: Sequence[Config]) -> list[Trial]:
-        """The batch's trials in order; fewer, with ``stopped`` set, where the budget ends within it."""
+        """The batch's trials in order, then earlier ones that were re-timed; fewer, with ``stopped`` set, where the
+        budget ends within it."""
         stage, run = getattr(batch, "stage", ""), self._run
-        if note := getattr(batch, "note", ""):
-            run.notes.append((stage, note))
+        self._note(batch)
         configs = [self._canonical(c) for c in batch]
         keys = [self._space.key(c) for c in configs]
         fresh = {k: c for k, c in zip(keys, configs, strict=True) if k not in self._known}
@@ -134,11 +157,24 @@ class Driver:
         for trial in self._retimed(new, incumbent):
             self._known[self._space.key(trial.config)] = trial
             run.trials.append(trial)
-        if time.monotonic() >= self._deadline:
-            run.stopped = f"time budget of {self._budget.seconds:g} s"
-        elif len(chosen) < len(fresh) or (room == len(fresh) and len(fresh) > 0):
-            run.stopped = f"budget of {self._budget.configs} configs"
-        return [self._known[k] for k in keys if k in self._known]
+        is_spent = len(chosen) < len(fresh) or (room == len(fresh) and len(fresh) > 0)
+        spent = f"budget of {self._budget.configs} configs" if is_spent else ""
+        run.stopped = self._target_reached() or self._time_spent() or spent
+        corrected = {} if run.stopped else self._retimed_fastest(getattr(batch, "retime", 0))
+        run.stopped = run.stopped or self._target_reached() or self._time_spent()
+        measured = [self._known[k] for k in keys if k in self._known]
+        return measured + [trial for key, trial in corrected.items() if key not in keys]
+
+    def _target_reached(self) -> str:
+        """Why to stop, where the best latency is the target or less."""
+        target_ms, best = self._budget.target_ms, best_trial(self._run.trials)
+        if target_ms is None or best is None or best.latency_ms > target_ms:
+            return ""
+        return f"target latency of {format_ms(target_ms)} reached"
+
+    def _time_spent(self) -> str:
+        """Why to stop, where the time is up."""
+        return f"time budget of {self._budget.seconds:g} s" if time.monotonic() >= self._deadline else ""
 
     @property
     def _deadline(self) -> float:
@@ -184,6 +220,23 @@ class Driver:
             return list(trials)
         latency = incumbent.latency_ms * _paired_ratio(readings["new"], readings["old"])
         return [replace(t, latency_ms=latency) if t is best else t for t in trials]
+
+    def _retimed_fastest(self, count: int) -> dict[str, Trial]:
+        """The fastest ``count`` trials of the run by key, corrected by a comparison with each other; else none."""
+        trials = self._run.trials
+        places = sorted((i for i, t in enumerate(trials) if t.ok), key=lambda i: trials[i].latency_ms)[:count]
+        if len(places) < 2 or time.monotonic() >= self._deadline:
+            return {}
+        try:
+            readings = self._bench.compare({str(i): trials[i].config for i in places}, False, _RETIME_BLOCKS)
+        except KernelError:  # they worked when they were measured; the finals will tell
+            return {}
+        anchor_ms, base = trials[places[0]].latency_ms, readings[str(places[0])]
+        for i in places:
+            trials[i] = replace(trials[i], latency_ms=anchor_ms * _paired_ratio(readings[str(i)], base))
+        corrected = {self._space.key(trials[i].config): trials[i] for i in places}
+        self._known.update(corrected)
+        return corrected
 
 
 def pick_winner(bench: Measure, trials: Iterable[Trial], keep: Sequence[Config] = ()) -> list[tuple[Config, float]]:

@@ -29,6 +29,7 @@ from pytest_kerneltune.errors import LLMError, UsageError
 from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, list_of, permutation, power_of_two
 from pytest_kerneltune.recorded import RecordedSpace as RecordedSpace
 from pytest_kerneltune.search import Message, Proposals, Search
+from pytest_kerneltune.search.port import StreamedReply
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Status, Trial
 
@@ -67,26 +68,61 @@ def _send(proposals: Proposals, trials: Sequence[Trial]) -> Sequence[Config] | N
 
 
 class ScriptedModel:
-    """A language model that answers from a list, at once.
+    """A language model that answers from a list, at once, or in so many ``pieces``, each when the last was read.
 
     ``asked`` holds the conversation of every request. An LLMError among the replies fails the request it stands for;
     when the replies run out, every further request fails.
     """
 
-    def __init__(self, replies: Sequence[str | LLMError]) -> None:
+    def __init__(self, replies: Sequence[str | LLMError], pieces: int = 0) -> None:
         self._replies = tuple(replies)
+        self._pieces = pieces
         self.asked: list[list[Message]] = []
 
     def __call__(self, messages: Sequence[Message]) -> Future[str]:
         number = len(self.asked)
         self.asked.append(list(messages))
-        future: Future[str] = Future()
         reply = self._replies[number] if number < len(self._replies) else LLMError("the script has no more replies")
+        if isinstance(reply, str) and self._pieces:
+            size = max(1, math.ceil(len(reply) / self._pieces))
+            return ReplyInPieces([reply[at : at + size] for at in range(0, len(reply), size)])
+        future: Future[str] = Future()
         if isinstance(reply, LLMError):
             future.set_exception(reply)
         else:
             future.set_result(reply)
         return future
+
+
+class ReplyInPieces(StreamedReply):
+    """A reply of which each read brings one more of ``pieces``, and the one after the last the end.
+
+    With an ``error`` that is how it ends.
+    """
+
+    def __init__(self, pieces: Sequence[str], error: LLMError | None = None) -> None:
+        super().__init__()
+        self._waiting, self._error = list(pieces), error
+        self._text, self._written = "".join(pieces), 0
+
+    def read(self, beyond: int) -> str:
+        while not self.done() and self._written <= beyond:
+            self._go_on()
+        return super().read(beyond)
+
+    def result(self, timeout: float | None = None) -> str:
+        while not self.done():
+            self._go_on()
+        return super().result(timeout)
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._written += len(self._waiting[0])
+            self.write(self._waiting.pop(0))
+        elif self._error is None:
+            self.set_result(self._text)
+        else:
+            self.set_exception(self._error)
 
 
 def _mixed() -> ConfigSpace:
@@ -221,7 +257,8 @@ def _batches(
 ) -> Iterator[tuple[Sequence[Config], Proposals]]:
     """Every batch of a search, with the search; what is measured goes to ``trials``. None where it refuses the space.
 
-    Checks that a search leaves the trials that it is sent as they are.
+    Where a batch asks for it, the fastest earlier trials are sent again behind its own. Checks that a search leaves the
+    trials that it is sent as they are.
     """
     proposals = search.propose(space, random.Random(1), prior)
     try:
@@ -231,7 +268,9 @@ def _batches(
     while batch is not None:
         yield batch, proposals
         answer = [as_trial(c, measure) for c in batch]
+        again = sorted((t for t in trials if t.ok), key=lambda t: t.latency_ms)[: getattr(batch, "retime", 0)]
         trials += answer
+        answer += again
         before = copy.deepcopy(answer)
         batch = _send(proposals, answer)
         assert answer == before, "the search changed the trials it was sent"

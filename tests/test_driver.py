@@ -25,7 +25,9 @@ from pytest_kerneltune.driver import (
 from pytest_kerneltune.errors import KernelError, SpaceError, UsageError
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.search import Context, Effort, Proposals
+from pytest_kerneltune.search.guided import LLMGuidedSearch
 from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.testing import ScriptedModel
 from pytest_kerneltune.trial import Batch, Budget, Config, Status, Trial, best_trial
 
 SPACE = ConfigSpace({"n": integer(0, 999)})
@@ -286,6 +288,41 @@ def test_time_ends_a_search_that_thinks_without_proposing() -> None:
     assert len(search.sent) < 15
 
 
+@pytest.mark.parametrize(
+    ("target", "measured"), [(12.0, [30, 11]), (11.0, [30, 11]), (10.9, [30, 11, 5]), (1.0, [30, 11, 5])]
+)
+def test_a_search_ends_when_its_target_is_reached(target: float, measured: list[int]) -> None:
+    search = Scripted([ns(30), ns(11), ns(5)])
+    run = Driver(Machine(), SPACE, Budget(target_ms=target)).drive(search, RNG)
+    assert found(run.trials) == measured
+    assert run.complete == (target == 1.0)
+    assert search.closed
+    assert len(search.sent) == len(measured) - (target > 1.0)
+    if target > 1.0:
+        assert run.stopped == f"target latency of {target:g} ms reached"
+
+
+def test_nothing_is_asked_or_measured_where_the_target_was_reached_before() -> None:
+    search = Scripted([ns(30)])
+    prior = [Trial({"n": 5}, latency_ms=0.25), Trial({"n": 6}, Status.WRONG)]
+    run = Driver(Machine(), SPACE, Budget(target_ms=0.25)).drive(search, RNG, prior)
+    assert (run.trials, run.stopped) == (prior, "target latency of 250 us reached")
+    assert search.prior == (), "the search was not even begun"
+
+
+def test_what_does_not_work_reaches_no_target() -> None:
+    prior = [Trial({"n": 5}, Status.WRONG, latency_ms=0.1)]
+    assert Driver(Machine(), SPACE, Budget(target_ms=0.25)).drive(Scripted([ns(1)]), RNG, prior).complete
+
+
+def test_a_target_may_be_reached_by_timing_again() -> None:
+    machine = Machine(speeds=[1.0, 1.5, 1.0])
+    search = Scripted([ns(10), Batch(ns(8), retime=2), ns(7)])
+    run = Driver(machine, SPACE, Budget(target_ms=8.5)).drive(search, RNG)
+    assert found(run.trials) == [10, 8]
+    assert run.stopped == "target latency of 8.5 ms reached"
+
+
 # Recording
 
 
@@ -336,6 +373,19 @@ def test_stages_and_notes_are_told_apart() -> None:
     assert summary["random"].best_ms == run.trials[0].latency_ms
     failed = stages(SearchRun([Trial({"n": 1}, Status.CRASH, stage="x")]))
     assert (failed[0].best_ms, failed[0].failed) == (None, 1)
+
+
+def test_counts_are_added_up_and_a_search_has_the_last_word() -> None:
+    class Talkative(Scripted):
+        def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
+            yield Batch(ns(1), "model", counts={"proposed": 3, "new": 1})
+            yield Batch(ns(2), "model", "second", counts={"proposed": 2, "valid": 1})
+            return Batch((), "model", "third", counts={"proposed": 1})
+
+    run = Driver(bench(), SPACE).drive(Talkative([]), RNG)
+    assert run.counts == {"proposed": 6, "new": 1, "valid": 1}
+    assert run.notes == [("model", "second"), ("model", "third")]
+    assert run.complete
 
 
 # Re-timing, on a machine that runs at any speed we like
@@ -420,6 +470,63 @@ def test_a_comparison_that_fails_leaves_the_reading() -> None:
     search = Scripted([ns(10), ns(5, 20)])
     Driver(machine, SPACE).drive(search, RNG)
     assert [t.latency_ms for t in search.sent[1]] == [5.0, 20.0]
+
+
+def test_the_fastest_are_timed_side_by_side_where_a_batch_asks_for_it() -> None:
+    """20 read as 11 and 40 as 13: at last all are on the scale of the fastest."""
+    machine = Machine(speeds=[1.0, 0.55, 1.0, 0.325, 1.0], true={12: 12.0})
+    search = Scripted([ns(10, 20, 60), Batch(ns(40, 12), retime=4), ns(70)])
+    run = Driver(machine, SPACE).drive(search, RNG)
+    assert machine.compared == [[10, 20, 12, 40]]
+    assert found(search.sent[1]) == [40, 12, 10, 20]
+    assert [t.latency_ms for t in search.sent[1]] == pytest.approx([40, 12, 10, 20])
+    assert [t.latency_ms for t in run.trials] == pytest.approx([10, 20, 60, 40, 12, 70])
+    assert found(run.trials) == [10, 20, 60, 40, 12, 70]
+
+
+def test_a_model_is_told_latencies_that_were_timed_again() -> None:
+    """11 read as 5.5, which is the scale of all that is compared with it."""
+    replies = ['{"configs": [{"n": 12}, {"n": 20}, {"n": 30}]}', '{"configs": [{"n": 9}, {"n": "all"}]}']
+    model = ScriptedModel(replies, pieces=99)
+    machine = Machine(speeds=[1.0, 0.5])
+    search = LLMGuidedSearch(model, configs=tuple(ns(11)), rounds=2, initial_random=0)
+    run = Driver(machine, ConfigSpace({"n": integer(0, 999, default=16)})).drive(search, RNG)
+    assert found(run.trials) == [16, 11, 12, 20, 30, 9]
+    assert machine.compared == [[11, 12, 16, 20, 30]]
+    assert [t.latency_ms for t in run.trials] == pytest.approx([8, 5.5, 6, 10, 15, 9])
+    told = model.asked[1][-1].content
+    assert all(f"{ms} ms" in told for ms in (5.5, 6, 8, 10, 15))
+    assert run.counts == {"proposed": 5, "valid": 4, "new": 4}
+
+
+def test_what_was_timed_again_is_what_is_answered_from_memory() -> None:
+    machine = Machine(speeds=[1.0, 0.75])
+    search = Scripted([ns(10), Batch(ns(16), retime=5), ns(16, 10)])
+    Driver(machine, SPACE).drive(search, RNG)
+    assert [t.latency_ms for t in search.sent[2]] == pytest.approx([16, 10])
+
+
+@pytest.mark.parametrize(
+    ("batches", "broken"),
+    [
+        ([Batch(ns(10, 13), retime=1)], set()),
+        ([Batch(ns(10), retime=5)], set()),
+        ([Batch(ns(10, 12), retime=5)], {12}),
+        ([Batch(ns(), retime=5)], set()),
+    ],
+)
+def test_readings_stay_where_there_is_nothing_to_compare_or_it_fails(batches: list[Batch], broken: set[int]) -> None:
+    machine = Machine(speeds=[0.5, 0.5], broken=frozenset(broken))
+    search = Scripted([*batches, ns(90)])
+    Driver(machine, SPACE).drive(search, RNG)
+    assert [t.latency_ms for t in search.sent[0]] == [t.config["n"] / 2 for t in search.sent[0]]
+    assert len(machine.compared) == len(broken)
+
+
+def test_nothing_is_timed_again_when_the_search_will_hear_no_more() -> None:
+    machine = Machine()
+    Driver(machine, SPACE, Budget(configs=2)).drive(Scripted([Batch(ns(10, 12), retime=5)]), RNG)
+    assert machine.compared == []
 
 
 def test_a_stage_may_have_its_own_limit_for_compiling() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,21 +15,11 @@ import pytest
 
 from pytest_kerneltune.errors import LLMError, UsageError
 from pytest_kerneltune.parameter import integer, power_of_two
-from pytest_kerneltune.search import (
-    DEFAULT_SEARCH,
-    SEARCHES,
-    Context,
-    Effort,
-    Message,
-    Proposals,
-    Search,
-    Subject,
-    create,
-    second_stages,
-)
-from pytest_kerneltune.search.guided import MODEL, START, LLMGuidedSearch, LLMSeededLFBOTreeSearch, LLMSeededSearch
-from pytest_kerneltune.search.sampling import FiniteSearch
+from pytest_kerneltune.search import FALLBACKS, Context, Effort, Message, RelatedTrials, Search, Subject
+from pytest_kerneltune.search.fallback import FALLBACK
+from pytest_kerneltune.search.guided import MODEL, START, LLMGuidedSearch
 from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.testing import ReplyInPieces, ScriptedModel, SearchContract
 from pytest_kerneltune.trial import Batch, Config, Status, Trial
 
 SPACE = ConfigSpace({"TILE": power_of_two(1, 1024, default=8), "UNROLL": integer(1, 16), "PAD": integer(0, 31)})
@@ -67,7 +59,10 @@ class Scripted:
 def drive(
     search: Search, prior: Sequence[Trial] = (), measure: Callable[[Config], Trial] = measured
 ) -> tuple[list[Batch], list[Trial]]:
-    """All batches and trials of a search; checks that it keeps to the rules of searches."""
+    """All batches and trials of a search; checks that it keeps to the rules of searches.
+
+    The Batch that a search ends with, if it says anything, is the last one.
+    """
     seen = {SPACE.key(t.config) for t in prior}
     batches, trials = [], []
     proposals = search.propose(SPACE, random.Random(7), prior)
@@ -83,8 +78,9 @@ def drive(
             answer = [measure(c) for c in batch]
             trials += answer
             batch = proposals.send(answer)
-    except StopIteration:
-        return batches, trials
+    except StopIteration as end:
+        said = isinstance(end.value, Batch) and (end.value.note or end.value.counts)
+        return [*batches, end.value] if said else batches, trials
 
 
 GOOD = [{"TILE": 64, "UNROLL": u} for u in (4, 5, 6)]
@@ -118,12 +114,14 @@ def test_without_a_model_the_start_is_all() -> None:
 
 def test_a_failing_model_ends_the_search_after_its_start() -> None:
     batches, _ = drive(LLMGuidedSearch(Scripted([LLMError("no credit")]).submit, rounds=4))
-    assert [b.stage for b in batches] == [START]
+    assert [(b.stage, len(b)) for b in batches] == [(START, 11), (MODEL, 0)]
+    assert batches[-1].note == "language model: no credit"
 
 
 def test_a_model_that_fails_later_keeps_what_it_found() -> None:
     batches, trials = drive(LLMGuidedSearch(Scripted([reply(*GOOD), LLMError("gone")]).submit, rounds=4))
-    assert [b.stage for b in batches] == [START, MODEL]
+    assert [(b.stage, len(b)) for b in batches] == [(START, 11), (MODEL, 3), (MODEL, 0)]
+    assert batches[-1].note == "language model: gone"
     assert min(t.latency_ms for t in trials) == latency({"TILE": 64, "UNROLL": 5, "PAD": 0})
 
 
@@ -131,7 +129,10 @@ def test_later_rounds_are_told_the_results_and_what_was_dropped() -> None:
     model = Scripted([reply({"TILE": 16}, {"TILE": 16}, {"TILE": "huge"}), reply({"TILE": 64})])
     batches, _ = drive(LLMGuidedSearch(model.submit, rounds=2, initial_random=0))
     assert [len(b) for b in batches] == [1, 1, 1]
-    assert batches[1].note == "3 proposed, 1 valid, 1 new; dropped: 1 x duplicate, 1 x TILE=huge does not fit"
+    assert batches[1].note == (
+        "3 proposed, 1 valid, 1 new; dropped: 1 x duplicate, 1 x TILE=huge does not fit; "
+        "warning: more than half of the model's configs could not be used"
+    )
     first, second = model.asked
     assert second[:2] == first
     assert second[2] == Message("assistant", '{"configs":[{"TILE":16,"UNROLL":1,"PAD":0}]}')
@@ -162,7 +163,15 @@ def test_a_reply_without_a_new_config_ends_the_search() -> None:
     model = Scripted([reply(*GOOD), reply(*GOOD), reply({"TILE": 1})])
     batches, _ = drive(LLMGuidedSearch(model.submit, rounds=4, initial_random=0))
     assert len(model.asked) == 2
-    assert len(batches) == 2
+    assert [len(b) for b in batches] == [1, 3, 0]
+    assert batches[-1].note == "3 proposed, 3 valid, 0 new; dropped: 3 x measured before"
+    assert batches[-1].counts == {"proposed": 3, "valid": 3, "new": 0}
+
+
+def test_no_more_configs_are_quoted_than_were_asked_for() -> None:
+    model = Scripted([reply(*({"PAD": i} for i in range(1, 31))), reply({"PAD": 31})])
+    drive(LLMGuidedSearch(model.submit, configs_per_round=4, rounds=2))
+    assert model.asked[1][2].content.count("PAD") == 4
 
 
 def test_no_more_configs_are_taken_than_were_asked_for() -> None:
@@ -210,157 +219,176 @@ def test_presets(effort: Effort, rounds: int) -> None:
     assert search.with_rounds(2).rounds == 2
 
 
-@dataclass(frozen=True)
-class Second:
-    """A second stage that notes its prior and proposes two configs, one at a time."""
-
-    got: list[Trial]
-
-    @classmethod
-    def preset(cls, effort: Effort, context: Context) -> Second:  # noqa: ARG003
-        return cls([])
-
-    def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
-        self.got.extend(prior)
-        for i in range(2):
-            yield Batch([{**space.default, "TILE": 1024, "PAD": 30 + i}], stage="second", note=f"batch {i}")
+# While the model writes, and before it is asked again
 
 
-def hybrid(*replies: str | LLMError, rounds: int = 1) -> tuple[LLMSeededSearch, Second]:
-    second = Second([])
-    model = Scripted(replies).submit if replies else None
-    return LLMSeededSearch(LLMGuidedSearch(model, rounds=rounds), second), second
+@pytest.mark.parametrize("pieces", [1, 9, 500])
+def test_a_reply_is_measured_while_it_is_written(pieces: int) -> None:
+    text = reply(*GOOD, {"TILE": 2, "UNROLL": "many"}, {"TILE": 128})
+    (plain, _), (streamed, _) = (
+        drive(LLMGuidedSearch(ScriptedModel([text], pieces=n), initial_random=3)) for n in (0, pieces)
+    )
+    assert [c for b in streamed for c in b] == [c for b in plain for c in b]
+    assert [b.stage for b in streamed] == [START] + [MODEL] * (len(streamed) - 1)
+    assert [b.note for b in streamed[1:]] == [""] * (len(streamed) - 2) + [plain[-1].note]
+    assert (
+        sum((Counter(b.counts) for b in streamed), Counter())
+        == plain[-1].counts
+        == {"proposed": 5, "valid": 4, "new": 4}
+    )
+    assert all(b.counts["new"] == len(b) for b in streamed[1:])
+    assert len(streamed) == {1: 3, 9: 5, 500: 5}[pieces]
 
 
-def test_the_second_stage_gets_all_that_the_first_measured() -> None:
-    search, second = hybrid(reply(*GOOD))
-    prior = [Trial(SPACE.canonical({**SPACE.default, "PAD": 17}), latency_ms=9.0)]
-    batches, trials = drive(search, prior)
-    assert [b.stage for b in batches] == [START, MODEL, "second", "second"]
-    assert second.got == prior + trials[:-2]
-    assert [b.note for b in batches[2:]] == ["batch 0", "batch 1"]
+def test_random_numbers_do_not_depend_on_the_pieces() -> None:
+    replies: list[str | LLMError] = [reply(*GOOD), LLMError("gone")]
+    runs = [
+        drive(LLMGuidedSearch(ScriptedModel(replies, n), rounds=2, fallback="random"))[1] for n in (0, 1, 3, 10, 999)
+    ]
+    assert all(run == runs[0] for run in runs)
 
 
-def test_failed_trials_are_handed_on_too() -> None:
-    search, second = hybrid(reply(*GOOD))
-    drive(search, measure=lambda c: measured(c) if c["UNROLL"] == 5 else Trial(c, Status.CRASH))
-    assert [t.status for t in second.got[-3:]] == [Status.CRASH, Status.OK, Status.CRASH]
-    assert sum(not t.ok for t in second.got) >= 2
+def test_the_strongest_are_timed_again_before_each_later_prompt() -> None:
+    model = ScriptedModel([reply({"TILE": 16}, {"TILE": 32}), reply({"TILE": 64})], pieces=99)
+    batches, _ = drive(LLMGuidedSearch(model, rounds=2, initial_random=0))
+    assert [(b.stage, b.retime) for b in batches] == [(START, 0), (MODEL, 0), (MODEL, 5), (MODEL, 0)]
 
 
-def test_without_a_model_the_hybrid_is_its_second_stage() -> None:
-    for search, second in (hybrid(), hybrid(reply(*GOOD), rounds=0)):
-        batches, _ = drive(search)
-        assert [b.stage for b in batches] == ["second", "second"]
-        assert second.got == []
+def test_what_was_timed_again_is_told_to_the_model() -> None:
+    model = Scripted([reply({"TILE": 64}), reply({"TILE": 32})])
+    proposals = LLMGuidedSearch(model.submit, rounds=2, initial_random=0).propose(SPACE, random.Random(0))
+    (default,) = next(proposals)
+    (proposed,) = proposals.send([Trial(default, latency_ms=1.0)])
+    proposals.send([Trial(proposed, latency_ms=2.5), Trial(default, latency_ms=3.75)])
+    assert "Best latency 2.5 ms" in model.asked[1][-1].content
+    assert "3.75 ms" in model.asked[1][-1].content
+    proposals.close()
 
 
-def test_a_failing_model_is_noted_with_the_second_stage() -> None:
-    search, second = hybrid(LLMError("anthropic refused the key (401): bad key"))
+def test_a_reply_that_breaks_off_is_measured_and_is_the_last() -> None:
+    text = reply(*GOOD)[:-8]
+
+    class Breaking(ScriptedModel):
+        def __call__(self, messages: Sequence[Message]) -> Future[str]:
+            self.asked.append(list(messages))
+            return ReplyInPieces([text[:50], text[50:]], LLMError("connection reset"))
+
+    model = Breaking([])
+    batches, _ = drive(LLMGuidedSearch(model, rounds=3))
+    assert len(model.asked) == 1
+    assert [c["UNROLL"] for b in batches if b.stage == MODEL for c in b] == [4, 5]
+    assert batches[-1].note.endswith("broke off: connection reset")
+
+
+# What takes the model's place
+
+WARNING = "warning: more than half of the model's configs could not be used"
+FAILURES: list[tuple[list[str | LLMError], str]] = [
+    ([LLMError("no credit")], "no credit"),
+    (["I cannot help with that."], "0 proposed, 0 valid, 0 new"),
+    (
+        [reply({"TILE": "huge"})],
+        "1 proposed, 0 valid, 0 new; dropped: 1 x TILE=huge does not fit; " + WARNING,
+    ),
+]
+
+
+def test_a_fallback_is_one_of_those_known() -> None:
+    assert LLMGuidedSearch.preset(Effort.QUICK, Context(fallback="pattern")).fallback == "pattern"
+    with pytest.raises(UsageError, match=r"fallback='prayer' is not one of seeds, random, pattern, error"):
+        LLMGuidedSearch(fallback="prayer")
+
+
+@pytest.mark.parametrize(("replies", "why"), FAILURES)
+def test_random_configs_take_the_place_of_a_round(replies: list[str | LLMError], why: str) -> None:
+    batches, _ = drive(LLMGuidedSearch(Scripted(replies).submit, rounds=4, configs_per_round=6, fallback="random"))
+    assert [(b.stage, len(b)) for b in batches] == [(START, 11), (FALLBACK, 6)]
+    assert batches[-1].note == f"language model: {why}"
+    assert set(batches[-1].counts) == {"proposed", "valid", "new"}
+
+
+@pytest.mark.parametrize(("replies", "why"), FAILURES)
+def test_a_pattern_search_takes_the_place_of_all_rounds(replies: list[str | LLMError], why: str) -> None:
+    search = LLMGuidedSearch(Scripted(replies).submit, rounds=4, configs_per_round=6, fallback="pattern")
     batches, trials = drive(search)
-    assert [b.stage for b in batches] == [START, "second", "second"]
-    assert batches[1].note == "language model: anthropic refused the key (401): bad key; batch 0"
-    assert batches[2].note == "batch 1"
-    assert second.got == trials[:-2]
+    assert {b.stage for b in batches[1:]} == {FALLBACK}
+    assert len(trials) == 11 + 24
+    assert [b.note for b in batches[1:]] == [f"language model: {why}"] + [""] * (len(batches) - 2)
+    assert min(t.latency_ms for t in trials) < min(t.latency_ms for t in trials[:11])
 
 
-def test_a_useless_reply_is_noted_with_the_second_stage() -> None:
-    search, _ = hybrid("I cannot help with that.")
-    assert drive(search)[0][1].note == "language model: 0 proposed, 0 valid, 0 new; batch 0"
+def test_a_fallback_takes_the_place_of_the_rounds_that_are_left() -> None:
+    replies: list[str | LLMError] = [reply(*GOOD), LLMError("gone")]
+    for fallback, expected in (("random", 6), ("pattern", 18), ("seeds", 0)):
+        search = LLMGuidedSearch(Scripted(replies).submit, rounds=4, configs_per_round=6, fallback=fallback)
+        batches, _ = drive(search)
+        assert sum(len(b) for b in batches if b.stage == FALLBACK) == expected
+        assert [b.note for b in batches if b.note][-1] == "language model: gone"
 
 
-@pytest.mark.parametrize("effort", [Effort.QUICK, Effort.FULL])
-@pytest.mark.parametrize("kind", [LLMSeededSearch, LLMSeededLFBOTreeSearch])
-def test_presets_of_the_hybrids_have_one_round_whatever_the_effort(kind: type[LLMSeededSearch], effort: Effort) -> None:
-    model = Scripted([])
-    search = kind.preset(effort, Context((SPACE.default,), model.submit))
-    assert search.guide == LLMGuidedSearch(model.submit, configs=(SPACE.default,), rounds=1)
-    assert search.second == create(type(search.second).__name__, effort, Context((SPACE.default,)))
-    assert search.with_rounds(3).guide.rounds == 3
-    assert type(search.with_rounds(3)) is kind
+@pytest.mark.parametrize(("replies", "why"), FAILURES)
+def test_a_failing_model_may_be_an_error(replies: list[str | LLMError], why: str) -> None:
+    search = LLMGuidedSearch(Scripted(replies).submit, Subject("softmax[n1024]"), fallback="error")
+    with pytest.raises(LLMError, match=f"^{re.escape('softmax[n1024]')}: request 1 to the language model .*: {why}$"):
+        drive(search)
 
 
-def test_the_second_stage_is_the_default_search_unless_another_is_named() -> None:
-    for named, expected in ((None, DEFAULT_SEARCH), ("RandomSearch", "RandomSearch")):
-        search = LLMSeededSearch.preset(Effort.QUICK, Context(second_stage=named))
-        assert type(search.second).__name__ == expected
+def test_a_later_request_that_fails_may_be_an_error() -> None:
+    search = LLMGuidedSearch(Scripted([reply(*GOOD), LLMError("gone")]).submit, rounds=3, fallback="error")
+    with pytest.raises(LLMError, match=r"^this kernel: request 2 to the language model came to nothing: gone$"):
+        drive(search)
 
 
-@pytest.mark.parametrize(
-    ("name", "effort", "uses"),
-    [
-        ("LFBOTreeSearch", Effort.QUICK, True),
-        ("LFBOTreeSearch", Effort.FULL, False),
-        ("RandomSearch", Effort.QUICK, False),
-    ],
-)
-def test_the_hybrid_uses_the_related_trials_that_its_second_stage_uses(name: str, effort: Effort, uses: bool) -> None:
-    related = ((Trial(SPACE.default, latency_ms=1.0),),)
-    search = LLMSeededSearch.preset(effort, Context(related=related, second_stage=name))
-    assert search.used_related == (related if uses else ())
+def test_a_model_that_has_no_more_ideas_has_not_failed() -> None:
+    for last in (reply(*GOOD), "That is all."):
+        batches, _ = drive(LLMGuidedSearch(Scripted([reply(*GOOD), last]).submit, rounds=3, fallback="error"))
+        assert [b.stage for b in batches] == [START, MODEL, MODEL]
 
 
-def test_the_hybrid_with_a_fixed_second_stage_keeps_it() -> None:
-    search = LLMSeededLFBOTreeSearch.preset(Effort.FULL, Context(second_stage="RandomSearch"))
-    assert type(search.second).__name__ == "LFBOTreeSearch"
+@pytest.mark.parametrize("fallback", FALLBACKS)
+def test_no_model_is_a_failure_where_something_else_is_wanted(fallback: str) -> None:
+    search = LLMGuidedSearch(fallback=fallback)
+    if fallback == "error":
+        with pytest.raises(LLMError, match="no language model"):
+            drive(search)
+        return
+    batches, trials = drive(search)
+    assert len(trials) == (11 if fallback == "seeds" else 26)
+    assert [b.note for b in batches[1:] if b.note] == ["language model: no language model"] * (fallback != "seeds")
 
 
-def test_what_can_be_a_second_stage_asks_no_model() -> None:
-    assert set(SEARCHES) - set(second_stages()) == {"LLMGuidedSearch", "LLMSeededSearch", "LLMSeededLFBOTreeSearch"}
+@pytest.mark.parametrize("fallback", FALLBACKS)
+def test_no_rounds_are_no_failure(fallback: str) -> None:
+    for model in (None, Scripted([]).submit):
+        assert [b.stage for b in drive(LLMGuidedSearch(model, rounds=0, fallback=fallback))[0]] == [START]
 
 
-@pytest.mark.parametrize("name", ["LLMGuidedSearch", "LLMSeededSearch", "LLMSeededLFBOTreeSearch"])
-def test_a_second_stage_that_asks_a_model_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"^{name} cannot be the second stage .*RandomSearch, .*LFBOTreeSearch"):
-        LLMSeededSearch.preset(Effort.QUICK, Context(second_stage=name))
-    with pytest.raises(UsageError, match=f"^{name} cannot be the second stage"):
-        LLMSeededSearch(LLMGuidedSearch(), create(name, Effort.QUICK, Context()))
+def test_a_port_that_refuses_at_once_has_failed_too() -> None:
+    def refusing(_: Sequence[Message]) -> Future[str]:
+        raise LLMError("closed")
+
+    assert drive(LLMGuidedSearch(refusing))[0][-1].note == "language model: closed"
 
 
-def test_an_unknown_second_stage_is_answered_with_the_names() -> None:
-    with pytest.raises(UsageError, match=r"^unknown search 'Sorcery'; known: FiniteSearch, "):
-        LLMSeededSearch.preset(Effort.QUICK, Context(second_stage="Sorcery"))
+# Related kernels
 
 
-def test_a_space_that_the_second_stage_refuses_is_refused_before_the_model_is_asked() -> None:
+def test_the_model_is_shown_related_kernels() -> None:
+    related = (RelatedTrials([Trial(SPACE.canonical({**SPACE.default, "PAD": 7}), latency_ms=4.0)], "other[n7]"),)
     model = Scripted([reply(*GOOD)])
-    proposals = LLMSeededSearch(LLMGuidedSearch(model.submit), FiniteSearch()).propose(SPACE, random.Random(0))
-    with pytest.raises(UsageError, match="second stage refuses this space: FiniteSearch measures at most 1000 configs"):
-        next(proposals)
-    assert model.asked == []
+    search = LLMGuidedSearch.preset(Effort.QUICK, Context(model=model.submit, related=related))
+    drive(search)
+    assert "other[n7]" in model.asked[0][-1].content
+    assert search.used_related == related
+    assert search.with_rounds(0).used_related == ()
+    assert LLMGuidedSearch.preset(Effort.QUICK, Context(related=related)).used_related == ()
 
 
-def test_a_finite_second_stage_measures_what_the_first_left() -> None:
-    named = tuple({**SPACE.default, "PAD": pad} for pad in (1, 2, 3))
-    guide = LLMGuidedSearch(Scripted([reply({"PAD": 2}, *GOOD)]).submit, initial_random=0)
-    batches, _ = drive(LLMSeededSearch(guide, FiniteSearch(named)))
-    assert [b.stage for b in batches] == [START, MODEL, "FiniteSearch"]
-    assert [c["PAD"] for c in batches[-1]] == [1, 3]
-
-
-@pytest.mark.parametrize("name", ["LFBOPatternSearch", "LFBOTreeSearch"])
-def test_the_second_stage_does_not_repeat_the_start(name: str) -> None:
-    """Eleven configs of the start and three of the model are more than its own initial population."""
-    model = Scripted([reply(*GOOD)])
-    search = LLMSeededSearch.preset(Effort.QUICK, Context(model=model.submit, second_stage=name))
-    proposals = search.propose(SPACE, random.Random(0))
-    known: list[Trial] = []
-    batch = next(proposals)
-    while getattr(batch, "stage", "") in (START, MODEL):
-        known += [measured(c) for c in batch]
-        batch = proposals.send(known[-len(batch) :])
-    assert len(known) == 14
-    assert getattr(batch, "stage", "") == name
-    assert len(batch) < len(next(search.second.propose(SPACE, random.Random(0))))
-
-
-def test_the_hybrid_may_be_dropped_in_either_stage() -> None:
-    for steps in range(4):
-        search, _ = hybrid(reply(*GOOD))
-        proposals = search.propose(SPACE, random.Random(0))
-        batch = next(proposals)
-        for _ in range(steps):
-            batch = proposals.send([measured(c) for c in batch])
-        proposals.close()
-        with pytest.raises(StopIteration):
-            next(proposals)
+class TestStreamedWithFallback(SearchContract):
+    @pytest.fixture(params=["random", "pattern"])
+    def search(self, request: pytest.FixtureRequest) -> Search:
+        replies: list[str | LLMError] = [
+            reply({"tile": 4, "unroll": True}, {"p3": 1}, {"x": 1, "y": 993}),
+            LLMError("gone"),
+        ]
+        return LLMGuidedSearch(ScriptedModel(replies, 7), rounds=3, configs_per_round=4, fallback=request.param)

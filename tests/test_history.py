@@ -38,6 +38,23 @@ def test_best_are_the_fastest_that_worked_and_the_earliest_of_equals() -> None:
     assert [t.config["x"] for t in history.best(2)] == [2, 4]
 
 
+def test_a_known_config_that_is_timed_again_has_its_new_latency_in_its_old_place() -> None:
+    history = History(SPACE, [trial(0, 2.0), trial(1, 1.0), trial(2, math.inf)])
+    history.learn([trial(3, 3.0), trial(1, 4.0), trial(0, 3.0)])
+    assert [(t.config["x"], t.latency_ms) for t in history.trials] == [(0, 3.0), (1, 4.0), (2, math.inf), (3, 3.0)]
+    assert [t.config["x"] for t in history.best(9)] == [0, 3, 1], "the earliest of equals is the one measured first"
+    assert (history.best_ms, len(history)) == (3.0, 4)
+    history.learn([trial(2, 2.5), trial(0, math.inf)])
+    assert [t.config["x"] for t in history.best(9)] == [2, 3, 1]
+    assert history.trial_of({"list": [0, 0], "pad": False, "x": 2}) == trial(2, 2.5)
+
+
+def test_when_nothing_works_any_more_there_is_no_best() -> None:
+    history = History(SPACE, [trial(0, 2.0)])
+    history.learn([trial(0, math.inf)])
+    assert (history.best(1), history.best_ms) == ([], math.inf)
+
+
 def test_what_is_handed_out_is_the_callers() -> None:
     history = History(SPACE, [trial(0, 2.0), trial(1, 1.0)])
     history.best(2).clear()

@@ -53,6 +53,16 @@ EXPECTED = [{"TILE": 32}, {"TILE": 128, "UNROLL": 4}]
         '{"configs": [{"TILE": 32}, {"TILE": 128, "UNROLL": 4}',
         '{"configs": [{"config": {"TILE": 32}, "why": "it\\"s small"}, {"config": {"TILE": 128, "UNROLL": 4}}]}',
         '{"answer": {"configs": {"one": {"TILE": 32}, "two": {"TILE": 128, "UNROLL": 4}}}}',
+        '{"config_1": {"TILE": 32}, "config_2": {"TILE": 128, "UNROLL": 4}}',
+        '{"TILE": 32}\n\n{"TILE": 128, "UNROLL": 4}',
+        f'{{"best": {{"TILE": 16}}, "answer": {PLAIN}, "why": [{{"TILE": 64}}]}}',
+        PLAIN[:-1] + ', "TILE": 256}',
+        "```python\nconfigs = [\n    {'TILE': 32},\n    dict(TILE=128, UNROLL=4),\n]\nbest = configs[0]\n```",
+        "[Config({'TILE': 32}), Config({'TILE': 128, 'UNROLL': 4})]",
+        "{“configs”: [{“TILE”: 32}, {“TILE”: 128, “UNROLL”: 4}]}",
+        '{"configs" = [{TILE = 32}, {TILE => 128, UNROLL => 4}]}',
+        '{"configs": [null, {"TILE": 32}, "as I said", {"TILE": 128, "UNROLL": 4, "ORDER": null, "ORDER": "row"}]}',
+        '{"configs": [{"TILE": 32 /* small */}, {"TILE": 128, # big\n "UNROLL": 4 // more\n}]}',
     ],
 )
 def test_the_shape_around_the_configs_does_not_matter(text: str) -> None:
@@ -80,6 +90,19 @@ def test_the_shape_around_the_configs_does_not_matter(text: str) -> None:
         ('"LOOPS": "[2, 1, 0]"', {"LOOPS": (2, 1, 0)}),
         ('"HINTS": (1, "2")', {"HINTS": (1, 2)}),
         ('"HINTS": [9, 0]', {"HINTS": (4, 0)}),
+        ('"HINTS": "1, 2"', {"HINTS": (1, 2)}),
+        ('"TILE": "32 elements"', {"TILE": 32}),
+        ('"TILE": "128x"', {"TILE": 128}),
+        ('"TILE": "32 # small"', {"TILE": 32}),
+        ('"UNROLL": "4 (as the loop is short)"', {"UNROLL": 4}),
+        ('"UNROLL": "4.0 // see above"', {"UNROLL": 4}),
+        ('"TILE": "`32`"', {"TILE": 32}),
+        ('"ORDER": "\'col\'"', {"ORDER": "col"}),
+        ('"tile": 32, "Unroll ": 2', {"TILE": 32, "UNROLL": 2}),
+        ('"TILE": 32, "tile": 16', {"TILE": 32}),
+        ('"UNROLL": 99999999999999999999', {"UNROLL": 8}),
+        ('"TILE": null, "UNROLL": null, "FUSE": null, "LOOPS": null, "HINTS": null', {}),
+        ('"TILE": 32, "latency_ms": 0.001, "speedup": "9x", "note": "fastest \\u001b[31m"', {"TILE": 32}),
     ],
 )
 def test_values_of_one_meaning_are_repaired(values: str, expected: dict[str, object]) -> None:
@@ -100,6 +123,14 @@ def test_values_of_one_meaning_are_repaired(values: str, expected: dict[str, obj
         f'"TILE": {"9" * 5000}',
         '"TILE": 2**7',
         '"TILE": max(1, 2)',
+        '"TILE": "2**7"',
+        '"TILE": "32 or 64"',
+        '"TILE": "32x64"',
+        '"TILE": "-"',
+        '"UNROLL": 1e400',
+        '"UNROLL": ' + "[" * 20 + "1, 2" + "]" * 20,
+        f'"HINTS": "{"[" * 50}1, 2{"]" * 50}"',
+        f'"HINTS": "1, {"(" * 300}"',
         '"TILE": __import__("os").system("true")',
         '"FUSE": 2',
         '"ORDER": "diagonal"',
@@ -127,7 +158,19 @@ def test_a_parameter_that_does_not_matter_gets_its_default() -> None:
         space,
     )
     assert [tuple(c.values()) for c in reply.configs] == [(False, 2, 1), (True, 3, 1), (True, 4, 4)]
-    assert reply.dropped == {"duplicate": 1, "WAVES=many does not fit": 1}
+    assert reply.dropped == {"duplicate": 2}, "what WAVES would be makes no difference"
+
+
+def test_a_misfit_of_a_parameter_that_matters_drops_the_config() -> None:
+    space = ConfigSpace({"FAST": boolean(), "WAVES": integer(1, 8, default=2, when={"FAST": True})})
+    reply = parse_reply('[{"FAST": true, "WAVES": "many"}, {"FAST": false, "WAVES": "many"}, {"WAVES": [1, 2]}]', space)
+    assert [tuple(c.values()) for c in reply.configs] == [(False, 2)]
+    assert reply.dropped == {"WAVES=many does not fit": 1, "duplicate": 1}
+
+
+def test_a_constraint_that_fails_on_a_config_drops_it() -> None:
+    space = ConfigSpace({"A": integer(0, 4, default=1)}, lambda c: 4 % c["A"] == 0)
+    assert [c["A"] for c in parse_reply('[{"A": 0}, {"A": 2}, {"A": 3}]', space).configs] == [2]
 
 
 def test_what_is_dropped_is_counted_by_reason() -> None:

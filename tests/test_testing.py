@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pytest
@@ -17,9 +17,10 @@ import pytest
 from pytest_kerneltune.errors import LLMError, SpaceError
 from pytest_kerneltune.parameter import Choice, Integer, PowerOfTwo, integer
 from pytest_kerneltune.search import Context, Effort, Message, Proposals
+from pytest_kerneltune.search.port import StreamedReply
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.testing import SPACES, RecordedSpace, ScriptedModel, SearchContract, drive
-from pytest_kerneltune.trial import Config, Status, Trial
+from pytest_kerneltune.testing import SPACES, RecordedSpace, ReplyInPieces, ScriptedModel, SearchContract, drive
+from pytest_kerneltune.trial import Batch, Config, Status, Trial
 
 LINE = ConfigSpace({"x": integer(0, 9)})
 RECORDED = Path(__file__).parent / "data" / "convolution_A100.json.gz"
@@ -97,12 +98,57 @@ def test_a_scripted_model_replies_in_order_and_remembers_what_it_was_asked() -> 
     assert model.asked == [question, [], [], []]
 
 
+@pytest.mark.parametrize("pieces", [1, 3, 99])
+def test_a_scripted_model_may_reply_in_pieces(pieces: int) -> None:
+    model = ScriptedModel(["one two", LLMError("busy"), "", "later"], pieces)
+    reply = model([])
+    assert isinstance(reply, StreamedReply)
+    read = [reply.read(beyond=0)]
+    while not reply.done():
+        read.append(reply.read(beyond=len(read[-1])))
+    assert len(set(read)) == min(pieces, len("one two"))
+    assert read[-1] == reply.result() == "one two"
+    with pytest.raises(LLMError, match="busy"):
+        model([]).result()
+    assert model([]).result() == ""
+    assert model([]).result() == "later", "whoever does not read it waits for the end"
+
+
+def test_a_reply_in_pieces_may_break_off() -> None:
+    reply = ReplyInPieces(["one ", "two"], LLMError("reset"))
+    assert reply.read(beyond=5) == "one two"
+    assert not reply.done()
+    assert reply.read(beyond=7) == "one two"
+    with pytest.raises(LLMError, match="reset"):
+        reply.result()
+
+
 def test_the_contract_accepts_a_search_that_keeps_it() -> None:
     contract, search = SearchContract(), Pairs()
     for make in SPACES.values():
         contract.test_keeps_the_rules_and_repeats_itself(search, make())
         contract.test_goes_on_from_prior_trials(search, make())
         contract.test_can_be_dropped_after_any_batch(search, make())
+
+
+class Retiming(Pairs):
+    """Asks that the fastest be timed again, and notes what it is sent."""
+
+    sent: ClassVar[list[tuple[int, list[float]]]] = []
+
+    def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
+        for batch in Pairs().propose(space, rng, prior):
+            trials = yield Batch(batch, retime=3)
+            self.sent.append((len(batch), [t.latency_ms for t in trials]))
+
+
+def test_the_contract_sends_earlier_trials_again_where_a_batch_asks_for_it() -> None:
+    SearchContract().run(Retiming(), LINE, lambda c: 20.0 - c["x"], budget=99)
+    earlier: list[float] = []
+    for count, latencies in Retiming.sent:
+        assert latencies[count:] == sorted(earlier)[:3]
+        earlier += latencies[:count]
+    assert len(earlier) == 10
 
 
 class Repeating(Pairs):

@@ -23,7 +23,9 @@ from pytest_kerneltune.search.port import Submit as Submit
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Trial
 
-Proposals: TypeAlias = Generator[Sequence[Config], Sequence[Trial], None]
+Proposals: TypeAlias = Generator[Sequence[Config], Sequence[Trial], Any]
+"""Batches out, their trials in, in the same order; behind them may come new trials of configs measured earlier. What is
+returned is ignored, but for a Batch without configs: its note and counts go into the report."""
 
 DEFAULT_SEARCH = "GaussianProcessSearch"
 
@@ -117,8 +119,8 @@ SEARCHES = {
     "DESurrogateHybrid": "pytest_kerneltune.search.evolution",
     "GaussianProcessSearch": "pytest_kerneltune.search.surrogate",
     "LLMGuidedSearch": "pytest_kerneltune.search.guided",
-    "LLMSeededSearch": "pytest_kerneltune.search.guided",
-    "LLMSeededLFBOTreeSearch": "pytest_kerneltune.search.guided",
+    "LLMSeededSearch": "pytest_kerneltune.search.seeded",
+    "LLMSeededLFBOTreeSearch": "pytest_kerneltune.search.seeded",
 }
 """Name to the module that holds the class of that name."""
 

@@ -1,45 +1,31 @@
-"""Searches that ask a language model which configs to measure.
+"""LLMGuidedSearch: a conversation with a language model about which configs to measure.
 
-``LLMGuidedSearch`` is a conversation: a first batch from the model's knowledge of such kernels, further ones from what
-was measured. ``LLMSeededSearch`` holds one round of it and gives everything measured to a second search, which asks no
-model; ``LLMSeededLFBOTreeSearch`` is the same with that search fixed. They follow the searches of the same names in
-Helion's autotuner (pytorch/helion), with these differences:
+A first batch comes from what the model knows of such kernels, further ones from what was measured. It follows the
+search of the same name in Helion's autotuner (pytorch/helion), with these differences:
 
-- A model that is missing or fails ends the conversation, not the search.
-- A reply is repaired where it has one reading, and the model is told what was dropped and why.
-- The conversation quotes the configs that a reply held, not its text, so that its length is bounded.
-- The second stage is any search, and gets all trials of the first, failed ones too, as those of an earlier run. So it
-  starts from the best that both stages know, and neither measures a config again nor tops its start up with random
-  configs where the first stage measured enough.
-- A second stage that cannot search the space says so before the model is asked.
+1. A model that is missing or fails does not end the run: what takes its place is the user's choice (``fallback.py``).
+2. A reply is repaired where it has one reading (``replies.py``), and the model is told what was dropped and why.
+3. A reply is measured while it is written, where the model streams it (``reading.py``).
+4. The strongest configs are timed again, side by side, before the model is told the results: what it makes of them
+   rests on differences of a few percent.
+5. The conversation quotes the configs that a reply held, not its text, and its last exchanges only, so that its length
+   is bounded.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self, TypeAlias
 
 from pytest_kerneltune.errors import LLMError, UsageError
-from pytest_kerneltune.search import (
-    DEFAULT_SEARCH,
-    Context,
-    Effort,
-    Message,
-    Proposals,
-    Related,
-    Search,
-    Subject,
-    Submit,
-    create,
-    search_class,
-    second_stages,
-)
+from pytest_kerneltune.search import FALLBACKS, Context, Effort, Message, Proposals, Related, Subject, Submit
 from pytest_kerneltune.search.dialogue import Request, first_request, refine_request, reply_text
+from pytest_kerneltune.search.fallback import Stage, instead
 from pytest_kerneltune.search.history import History
-from pytest_kerneltune.search.replies import Reply, parse_reply
+from pytest_kerneltune.search.reading import Answer, read
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Batch, Config, Trial
 
@@ -51,9 +37,9 @@ MODEL = "language model"
 
 _ROUNDS = {Effort.QUICK: 1, Effort.FULL: 4}
 _REMEMBERED = 3
+_RETIMED = 5
 
-_Stage: TypeAlias = Generator[Sequence[Config], Sequence[Trial], tuple[list[Trial], str]]
-"""Proposals that return all trials and a remark (empty: the stage ended as it should)."""
+_Reading: TypeAlias = Generator[Sequence[Config], Sequence[Trial], Answer]
 
 
 @dataclass(frozen=True)
@@ -61,8 +47,11 @@ class LLMGuidedSearch:
     """Rounds of ``configs_per_round`` configs from a language model, besides a start it does not know about.
 
     While the model writes its first reply, the default, ``configs`` and ``initial_random`` random configs (fewer by the
-    number of prior trials) are measured; without a model that is all. Ends after ``rounds``, when a reply holds no new
-    config, when the model fails, or after ``patience`` rounds in a row that gained less than ``min_gain`` (a fraction).
+    number of prior trials) are measured. Ends after ``rounds``, when a reply holds no new config, or after ``patience``
+    rounds in a row that gained less than ``min_gain`` (a fraction). ``related`` trials are shown to the model. Where
+    the model is missing, fails, or names no config of the space in its first reply, ``fallback`` is what follows.
+
+    Raises UsageError where ``fallback`` is none of ``FALLBACKS``, and LLMError while proposing where it is "error".
     """
 
     uses_model: ClassVar[bool] = True
@@ -75,143 +64,131 @@ class LLMGuidedSearch:
     initial_random: int = 10
     min_gain: float = 0.005
     patience: int = 2
+    fallback: str = FALLBACKS[0]
+    related: Related = ()
+
+    def __post_init__(self) -> None:
+        if self.fallback not in FALLBACKS:
+            raise UsageError(f"{type(self).__name__}: fallback={self.fallback!r} is not one of {', '.join(FALLBACKS)}")
 
     @classmethod
     def preset(cls, effort: Effort, context: Context) -> Self:
-        return cls(context.model, context.subject, context.configs, rounds=_ROUNDS.get(effort, 1))
+        return cls(
+            context.model,
+            context.subject,
+            context.configs,
+            rounds=_ROUNDS.get(effort, 1),
+            fallback=context.fallback,
+            related=context.related,
+        )
+
+    @property
+    def used_related(self) -> Related:
+        """The related trials that the model is shown."""
+        return self.related if self.model is not None and self.rounds > 0 else ()
+
+    @property
+    def has_part(self) -> bool:
+        """Whether the model, or what takes its place, has any part in the search."""
+        return self.rounds > 0 and (self.model is not None or self.fallback != FALLBACKS[0])
 
     def with_rounds(self, rounds: int) -> Self:
         """The same search with another number of rounds."""
         return replace(self, rounds=rounds)
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
-        yield from self.converse(space, rng, prior)
-
-    def converse(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> _Stage:
-        """As :meth:`propose`; returns all trials, prior ones first, and in a line why it ended early."""
         history = History(space, prior)
-        opening = first_request(self.subject, space, self.configs_per_round, self.configs, prior)
-        answer = self._ask(opening, 1)
-        if start := self._start(space, rng, history):
-            history.learn((yield Batch(start, START)))
-        exchanges: list[Message] = []
-        number, weak = 1, 0
-        while answer is not None:
-            try:
-                reply = parse_reply(answer.result(), space)
-            except LLMError as error:
-                return history.trials, f"{MODEL}: {error}"
-            batch, dropped = self._batch(reply, history)
-            note = _note(reply, len(batch), dropped)
-            if not batch:
-                return history.trials, f"{MODEL}: {note}"
-            before = history.best_ms
-            history.learn((yield Batch(batch, MODEL, note)))
-            weak = 0 if history.best_ms < before * (1 - self.min_gain) else weak + 1
-            number += 1
-            question = refine_request(space, history.trials, self.configs_per_round, number, dropped)
-            exchanges += [Message("assistant", reply_text(reply.configs)), question]
-            request = Request([*opening, *exchanges[-2 * _REMEMBERED :]], opening.schema)
-            answer = self._ask(request, number) if weak < self.patience else None
-        return history.trials, ""
+        return (yield from self.converse(space, rng, history, Batch(self._start(space, rng, history), START)))
 
-    def _ask(self, request: Request, number: int) -> Future[str] | None:
-        return None if self.model is None or number > self.rounds else self.model(request)
+    def converse(self, space: ConfigSpace, rng: random.Random, history: History, start: Batch) -> Stage:
+        """As :meth:`propose`, with another start; ``history`` learns all trials."""
+        talk = _Conversation(self, space, history)
+        first = talk.ask() if self.has_part else None
+        if start:
+            history.learn((yield start))
+        return (yield from self._rounds(talk, first, rng)) if first else Batch(())
+
+    def _rounds(self, talk: _Conversation, reply: Future[str], rng: random.Random) -> Stage:
+        weak, history = 0, talk.history
+        while True:
+            before = history.best_ms
+            answer = yield from talk.measured(reply)
+            if answer.error or (talk.number == 1 and not (answer.new or answer.reply.configs)):
+                return (yield from self._instead(talk, answer, rng))
+            if not answer.new:
+                return Batch((), MODEL, answer.note, counts=answer.counts)
+            weak = 0 if history.best_ms < before * (1 - self.min_gain) else weak + 1
+            if weak >= self.patience or talk.number == self.rounds:
+                return Batch(())
+            talk.refine(answer)
+            reply = talk.ask()
+
+    def _instead(self, talk: _Conversation, answer: Answer, rng: random.Random) -> Stage:
+        """What takes the model's place after it failed."""
+        why = answer.error or answer.note
+        if self.fallback == "error":
+            kernel = self.subject.name or "this kernel"
+            raise LLMError(f"{kernel}: request {talk.number} to the language model came to nothing: {why}")
+        rounds = [self.configs_per_round] * (self.rounds - talk.number + 1)
+        rounds[0] -= len(answer.new)
+        report = Batch((), MODEL) if answer.new else Batch((), MODEL, f"{MODEL}: {why}", counts=answer.counts)
+        return (yield from instead(self.fallback, talk.space, rng, talk.history, rounds, report))
 
     def _start(self, space: ConfigSpace, rng: random.Random, history: History) -> list[Config]:
         fixed = history.unmeasured([space.default, *map(space.canonical, self.configs)])
         seen = history.keys | {space.key(c) for c in fixed}
         return fixed + space.sample_new(rng, max(0, self.initial_random - len(history)), seen)
 
-    def _batch(self, reply: Reply, history: History) -> tuple[list[Config], dict[str, int]]:
-        """The configs to measure, and what was dropped for which reason."""
-        new = history.unmeasured(reply.configs)
-        batch = new[: self.configs_per_round]
-        dropped = {"measured before": len(reply.configs) - len(new), "more than asked for": len(new) - len(batch)}
-        return batch, {**reply.dropped, **{reason: n for reason, n in dropped.items() if n}}
 
+class _Conversation:
+    """What was said so far, and what the next request is."""
 
-@dataclass(frozen=True)
-class LLMSeededSearch:
-    """One round with a language model (``guide``), then ``second`` with all that was measured as its prior.
-
-    Without a model, or with a guide of no rounds, it is ``second`` alone. A preset's second stage is the context's.
-    Raises UsageError where the second stage asks a model itself; a space that it refuses is refused.
-    """
-
-    uses_model: ClassVar[bool] = True
-
-    guide: LLMGuidedSearch
-    second: Search
-
-    def __post_init__(self) -> None:
-        _check_second_stage(type(self.second))
-
-    @classmethod
-    def preset(cls, effort: Effort, context: Context) -> Self:
-        name = context.second_stage or DEFAULT_SEARCH
-        _check_second_stage(search_class(name))
-        return cls(LLMGuidedSearch.preset(Effort.QUICK, context), create(name, effort, context))
-
-    @property
-    def used_related(self) -> Related:
-        """The related trials that have a say in what the second stage measures."""
-        used: Related = getattr(self.second, "used_related", ())
-        return used
-
-    def with_rounds(self, rounds: int) -> Self:
-        """The same search with another number of rounds with the model."""
-        return replace(self, guide=self.guide.with_rounds(rounds))
-
-    def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
-        trials, remark = list(prior), ""
-        if self.guide.model is not None and self.guide.rounds > 0:
-            self._check_space(space)
-            trials, remark = yield from self.guide.converse(space, rng, prior)
-        yield from _remarked(self.second.propose(space, rng, trials), remark)
-
-    def _check_space(self, space: ConfigSpace) -> None:
-        """Raise the second stage's UsageError, if it has one, before anything is asked or measured."""
-        trial_run = self.second.propose(space, random.Random(0))
-        try:
-            next(trial_run, None)
-        except UsageError as error:
-            raise UsageError(f"{type(self).__name__}: its second stage refuses this space: {error}") from None
-        trial_run.close()
-
-
-@dataclass(frozen=True)
-class LLMSeededLFBOTreeSearch(LLMSeededSearch):
-    """``LLMSeededSearch`` whose preset has LFBOTreeSearch as its second stage, whatever the context says."""
-
-    @classmethod
-    def preset(cls, effort: Effort, context: Context) -> Self:
-        return super().preset(effort, replace(context, second_stage="LFBOTreeSearch"))
-
-
-def _check_second_stage(search: type) -> None:
-    if getattr(search, "uses_model", False):
-        raise UsageError(
-            f"{search.__name__} cannot be the second stage of a search that asks a language model, as it asks one "
-            f"itself; these can: {', '.join(second_stages())}"
+    def __init__(self, options: LLMGuidedSearch, space: ConfigSpace, history: History) -> None:
+        self._options, self.space, self.history = options, space, history
+        self.number = 0
+        self._opening = first_request(
+            options.subject,
+            space,
+            options.configs_per_round,
+            options.configs,
+            tuple(history.trials),
+            related=options.related,
         )
+        self._exchanges: list[Message] = []
 
+    def ask(self) -> Future[str]:
+        """Send the next request; what the reply raises says why there is none."""
+        self.number += 1
+        future: Future[str] = Future()
+        if self._options.model is None:
+            future.set_exception(LLMError("no language model"))
+            return future
+        try:
+            recent = self._exchanges[-2 * _REMEMBERED :]
+            return self._options.model(Request([*self._opening, *recent], self._opening.schema))
+        except LLMError as error:
+            future.set_exception(error)
+            return future
 
-def _remarked(proposals: Proposals, remark: str) -> Proposals:
-    """``proposals`` with a remark added to the note of the first batch."""
-    try:
-        batch = next(proposals)
-        while True:
-            if remark:
-                notes = [remark, getattr(batch, "note", "")]
-                batch = Batch(batch, getattr(batch, "stage", ""), "; ".join(filter(None, notes)))
-                remark = ""
-            batch = proposals.send((yield batch))
-    except StopIteration:
-        return
+    def measured(self, reply: Future[str]) -> _Reading:
+        """Propose the configs of a reply; returns what it was."""
+        reading = read(reply, self.space, frozenset(self.history.keys), self._options.configs_per_round)
+        try:
+            while True:
+                early = next(reading)
+                counts = {name: len(early) for name in Answer().counts}
+                self.history.learn((yield Batch(early, MODEL, counts=counts)))
+        except StopIteration as end:
+            answer: Answer = end.value
+        if answer.left:
+            given = len(answer.new) - len(answer.left)
+            counts = {name: number - given for name, number in answer.counts.items()}
+            retime = _RETIMED if self.number < self._options.rounds else 0
+            self.history.learn((yield Batch(answer.left, MODEL, answer.note, retime, counts)))
+        return answer
 
-
-def _note(reply: Reply, taken: int, dropped: Mapping[str, int]) -> str:
-    note = f"{reply.proposed} proposed, {len(reply.configs)} valid, {taken} new"
-    reasons = ", ".join(f"{n} x {reason}" for reason, n in dropped.items())
-    return note + (f"; dropped: {reasons}" if reasons else "")
+    def refine(self, answer: Answer) -> None:
+        """Add a reply, and the question for the next one."""
+        count = self._options.configs_per_round
+        question = refine_request(self.space, self.history.trials, count, self.number + 1, answer.dropped)
+        self._exchanges += [Message("assistant", reply_text(answer.reply.configs[:count])), question]

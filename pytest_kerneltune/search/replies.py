@@ -8,15 +8,17 @@ made canonical, and dropped with a reason where nothing helps. Nothing in a repl
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_kerneltune.errors import SpaceError
 from pytest_kerneltune.parameter import Boolean, Choice, Integer, ListOf, Parameter, Permutation, PowerOfTwo
-from pytest_kerneltune.search.extract import NOT_A_NUMBER, extract_objects, literal
+from pytest_kerneltune.search.extract import extract_objects
+from pytest_kerneltune.search.scanner import NOT_A_NUMBER, literal
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 
@@ -26,6 +28,7 @@ MAX_CHARACTERS = 1 << 20
 _MAX_CONFIGS = 1000
 _MAX_REASONS = 12
 _MALFORMED = "malformed or cut off"
+_REMARKED_NUMBER = re.compile(r"([-+]?\d+(?:\.\d+)?)\s*(?:[^\W\d]+|(?:#|//|/\*|\().*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,24 @@ class Reply:
     dropped for it: a whole config, or a name that the space does not have.
     """
 
-    configs: tuple[Config, ...]
-    dropped: Mapping[str, int]
-    proposed: int
+    configs: tuple[Config, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    proposed: int = 0
 
 
 def parse_reply(text: str, space: ConfigSpace) -> Reply:
     """Read a language model's reply; whatever the text, this returns and does not raise.
 
     A config may leave out parameters (their default is taken). Values are repaired where only one reading is possible:
-    numbers and truth values in quotes, 4.0 for 4, a list of one element for the element and the reverse, numbers off
-    the grid of an integer or power of two. Everything else is dropped and counted.
+    numbers and truth values in quotes, with a unit or remark behind them, 4.0 for 4, a list of one element for the
+    element and the reverse, numbers off the grid of an integer or power of two, names in the wrong case. What does not
+    fit a parameter that does not matter in its config does no harm. Everything else is dropped and counted.
     """
-    raw, malformed = extract_objects(text.removeprefix("\ufeff")[:MAX_CHARACTERS], set(space.parameters))
+    raw, malformed = extract_objects(text[:MAX_CHARACTERS], set(space.parameters))
     dropped: Counter[str] = Counter({_MALFORMED: malformed} if malformed else {})
     configs: dict[str, Config] = {}
     for values in raw[:_MAX_CONFIGS]:
-        config = _config(values, space, dropped)
+        config = fitted_config(values, space, dropped)
         if config is None:
             continue
         key = space.key(config)
@@ -84,26 +88,42 @@ def _summary(dropped: Counter[str]) -> dict[str, int]:
 # Fitting a proposed object to the space
 
 
-def _config(values: Mapping[str, Any], space: ConfigSpace, dropped: Counter[str]) -> Config | None:
-    unknown = [name for name in values if name not in space.parameters]
+def fitted_config(values: Mapping[str, Any], space: ConfigSpace, dropped: Counter[str]) -> Config | None:
+    """The config that ``values`` mean, what is missing at its default; None, with the reason counted, if none."""
+    named = _by_parameter(values, space)
+    unknown = [name for name in named if name not in space.parameters]
     for name in unknown:
         dropped[f"unknown parameter {_shown(name)}"] += 1
-    if unknown and len(unknown) == len(values):
+    if unknown and len(unknown) == len(named):
         return None
-    config = dict(space.default)
+    config, misfits = dict(space.default), []
     for name, parameter in space.parameters.items():
-        if name not in values:
-            continue
-        try:
-            config[name] = _fitted(parameter, values[name])
-        except SpaceError:
-            dropped[f"{name}={_shown(values[name])} does not fit"] += 1
+        if name in named:
+            try:
+                config[name] = _fitted(parameter, named[name])
+            except SpaceError:
+                config[name] = parameter.default
+                misfits.append(name)
+    clean = space.normalised(config)
+    for name in misfits:
+        if not space.conditions.is_idle(name, clean):
+            dropped[f"{name}={_shown(named[name])} does not fit"] += 1
             return None
     try:
-        return space.canonical(config)
+        return space.canonical(clean)
     except SpaceError:
         dropped["refused by the constraint"] += 1
         return None
+
+
+def _by_parameter(values: Mapping[str, Any], space: ConfigSpace) -> dict[str, Any]:
+    """``values`` with names that differ from a parameter's in case only spelt as that, if it is the only one."""
+    spelt: dict[str, Any] = {}
+    for name, value in values.items():
+        alike = [] if name in space.parameters else [p for p in space.names if p.lower() == name.strip().lower()]
+        name = alike[0] if len(alike) == 1 and alike[0] not in values else name
+        spelt[name] = value
+    return spelt
 
 
 def _fitted(parameter: Parameter, value: Any) -> Any:
@@ -117,8 +137,8 @@ def _fitted(parameter: Parameter, value: Any) -> Any:
 def _readings(parameter: Parameter, value: Any) -> Iterator[Any]:
     """What ``value`` can mean to ``parameter``, the literal reading first."""
     yield value
-    if isinstance(value, str) and (spelt := literal(value)) != value:
-        yield from _readings(parameter, spelt)
+    if isinstance(value, str):
+        yield from (reading for spelt in _spelt(value) for reading in _readings(parameter, spelt))
     if isinstance(parameter, ListOf):
         items = value if isinstance(value, list) else [value]
         with suppress(SpaceError):
@@ -134,6 +154,17 @@ def _readings(parameter: Parameter, value: Any) -> Iterator[Any]:
         yield from _nearest(parameter, value)
     if value is None:
         yield parameter.default
+
+
+def _spelt(text: str) -> list[Any]:
+    """What a string spells besides itself: a literal, a number with a unit or remark behind it, a list."""
+    bare = text.strip().strip("'\"` ")
+    readings = [literal(bare)]
+    if number := _REMARKED_NUMBER.fullmatch(bare):
+        readings.append(literal(number[1]))
+    if isinstance(listed := literal(f"[{bare}]"), list) and "," in bare:
+        readings.append(listed)
+    return [reading for reading in readings if reading != text]
 
 
 def _options(parameter: Choice, value: Any) -> Iterator[Any]:
