@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from pytest_kerneltune.driver import SearchRun
 from pytest_kerneltune.errors import KernelError, LLMError
 from pytest_kerneltune.outcome import ModelSummary
 from pytest_kerneltune.search import FALLBACKS, Message, Submit
+from pytest_kerneltune.search.fallback import FALLBACK
 from pytest_kerneltune.search.guided import MODEL
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.space import ConfigSpace
@@ -23,13 +24,10 @@ if TYPE_CHECKING:
     from pytest_kerneltune.llm import Call, LanguageModel, LLMOptions
 
 _FASTEST = 10
+_PATIENCE = 2
 _TELLING = re.compile("cut off|not recorded")
 """Outcomes of answered requests that a user should hear of."""
-_INSTEAD = {
-    "seeds": "searched without it",
-    "random": "random configs took its place",
-    "pattern": "a pattern search took its place",
-}
+_INSTEAD = {"random": "random configs took its place", "pattern": "a pattern search took its place"}
 _REPLIES = "replies"
 
 
@@ -38,6 +36,7 @@ class Adviser:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._consultations: list[Consultation] = []
 
     @property
     def fallback(self) -> str:
@@ -50,12 +49,23 @@ class Adviser:
         Raises KernelError where there is no model and the user wants that to be an error.
         """
         model, budget = self._model, self._settings.autotune_budget
+        if not isinstance(model, LLMError):
+            model = self._given_up() or model
         if isinstance(model, LLMError):
             if self.fallback == "error":
                 raise KernelError(f"language model: {model}")
-            return Consultation("", _refusing(model), self.fallback, lambda: (), str(model))
+            return Consultation("", _refusing(model), self.fallback, refusal=str(model))
         port = model.port(None if budget is None else time.monotonic() + budget)
-        return Consultation(model.label, port, self.fallback, lambda: port.calls)
+        consultation = Consultation(model.label, port, self.fallback, lambda: port.calls, lambda: port.pending)
+        self._consultations.append(consultation)
+        return consultation
+
+    def _given_up(self) -> LLMError | None:
+        """Why not to ask once more: it failed for the last kernels, each of which waited for it."""
+        last = self._consultations[-_PATIENCE:]
+        if len(last) < _PATIENCE or not all(each.calls() and not each.answered for each in last):
+            return None
+        return LLMError(f"not asked again after it failed for {_PATIENCE} kernels: {last[-1].calls()[-1].outcome}")
 
     def close(self) -> None:
         model = self.__dict__.get("_model")  # not connected only to be closed
@@ -83,7 +93,8 @@ class Adviser:
 
 @dataclass(frozen=True)
 class Consultation:
-    """One search's use of the model: ``port`` is what it asks, ``calls`` gives its requests that ended.
+    """One search's use of the model: ``port`` is what it asks, ``calls`` gives its requests that ended, ``pending``
+    how many are under way.
 
     ``refusal`` says why there is no model (empty where there is one).
     """
@@ -91,7 +102,8 @@ class Consultation:
     label: str
     port: Submit
     fallback: str
-    calls: Callable[[], Sequence[Call]]
+    calls: Callable[[], Sequence[Call]] = tuple
+    pending: Callable[[], int] = int
     refusal: str = ""
 
     @property
@@ -122,21 +134,32 @@ class Consultation:
             found_winner=winner is not None and _found_by_model(space, run.trials, winner),
         )
 
-    def messages(self, counts: Mapping[str, int]) -> list[str]:
+    def messages(self, run: SearchRun) -> list[str]:
         """What became of the model in a search that was to ask it: never silence."""
         calls = self.calls()
-        failed = [f"language model skipped: {call.outcome}" for call in calls if not call.answered]
+        failed = [call.outcome for call in calls if not call.answered]
         if self.refusal:
-            failed = [f"language model skipped: {self.refusal}"]
+            failed = [self.refusal]
+        elif not calls and self.pending():
+            failed = [f"{self.label} had not replied when the search ended"]
         elif not calls:
-            failed = [f"language model skipped: {self.label} had not replied when the search ended"]
+            failed = [f"the search ended before {self.label} was asked"]
         if failed:
-            return [f"{message}; {_INSTEAD.get(self.fallback, self.fallback)}" for message in failed]
-        odd = [f"language model: {call.outcome}" for call in calls if _TELLING.search(call.outcome)]
-        proposed, unusable = counts.get("proposed", 0), counts.get("proposed", 0) - counts.get("valid", 0)
-        if proposed and 2 * unusable > proposed:
-            odd.append(f"language model: {unusable} of the {proposed} configs it proposed could not be used")
-        return [f"language model: {self.label}", *odd]
+            what = "language model: a request failed" if self.answered else "language model skipped"
+            return [f"{what}: {reason}{self._instead(run)}" for reason in failed]
+        said = [f"language model: {call.outcome}" for call in calls if _TELLING.search(call.outcome)]
+        proposed, valid = run.counts.get("proposed", 0), run.counts.get("valid", 0)
+        if not valid:
+            said.append(f"language model: nothing in its reply could be used{self._instead(run)}")
+        elif 2 * valid < proposed:
+            said.append(f"language model: {proposed - valid} of the {proposed} configs it proposed could not be used")
+        return [f"language model: {self.label}", *said]
+
+    def _instead(self, run: SearchRun) -> str:
+        """What took its place."""
+        if any(trial.stage == FALLBACK for trial in run.trials):
+            return f"; {_INSTEAD[self.fallback]}"
+        return "; the search went on without it"
 
 
 def _refusing(error: LLMError) -> Submit:

@@ -77,9 +77,14 @@ class Entry:
         """
         if self.winner is None:
             return False
-        if budget.target_ms is not None and any(t.ok and t.latency_ms <= budget.target_ms for t in self.trials):
+        if budget.target_ms is not None and self._winner_ms <= budget.target_ms:
             return True
         return _RANK[self.effort] >= _RANK[effort] and (self.finished or self._had_budget_of(budget))
+
+    @property
+    def _winner_ms(self) -> float:
+        """The latency of the winner when it was tried; inf where there is none."""
+        return min((t.latency_ms for t in self.trials if t.ok and t.config == self.winner), default=math.inf)
 
     def _had_budget_of(self, budget: Budget) -> bool:
         had = ((self.budget_seconds, budget.seconds), (self.budget_configs, budget.configs))

@@ -87,7 +87,7 @@ class Tuner:
             try:
                 return self._search(workload, bench, hardware, flight)
             except LLMError as error:
-                raise KernelError(f"language model: {error}") from None
+                raise KernelError(str(error)) from None
 
     def close(self) -> None:
         self._adviser.close()
@@ -115,12 +115,12 @@ class Tuner:
         run = self._driver(workload, bench, flight).drive(search, rng, prior)
         winner = _winner(bench, run)
         entry = self._entry(workload, run, winner, _unrepeated(workload, flight, run))
-        if consultation is not None and consultation.answered:
+        if consultation is not None and run.counts.get("valid"):
             entry = replace(entry, origin={**entry.origin, _MODEL_USED: consultation.label})
         flight.store(entry)
         summary = replace(self._summary(run), messages=tuple(_origins(search, prior)))
         if consultation is not None:
-            said = (*consultation.messages(run.counts), *summary.messages)
+            said = (*consultation.messages(run), *summary.messages)
             summary = replace(summary, messages=said, model=consultation.summary(workload.space, run, winner))
         return Choice(winner, summary, tuple(run.trials))
 
@@ -147,7 +147,10 @@ class Tuner:
         if self.settings.autotune_force:
             return []
         known = flight.entry.trials if flight.entry and flight.entry.winner else ()
-        return _usable(workload, [*known, *flight.interrupted])
+        target = self._budget(workload).target_ms
+        usable = _usable(workload, [*known, *flight.interrupted])
+        # What would end the search has to be measured in this run: it may be of another driver.
+        return [t for t in usable if target is None or not (t.ok and t.latency_ms <= target)]
 
     def _driver(self, workload: Workload, bench: Benchmark, flight: Flight) -> Driver:
         budget = self._budget(workload)
@@ -170,6 +173,7 @@ class Tuner:
             parallel=min(_MOST_PARALLEL, self.settings.compile_jobs) if workload.kernel.isolated else 1,
             second_stage=self.settings.llm.second_stage,
             fallback=self._adviser.fallback,
+            max_configs=self.settings.autotune_configs,
         )
 
     def _related(self, workload: Workload) -> Related:
@@ -194,7 +198,7 @@ class Tuner:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             budget_seconds=budget.seconds,
             # What ended early because it was fast enough tried no more than this.
-            budget_configs=budget.configs if budget.target_ms is None else len(run.trials),
+            budget_configs=len(run.trials) if run.on_target else budget.configs,
             origin={"host": _host(), "device": workload.device_name, **versions()},
             family=workload.family,
             inputs=workload.description.inputs,

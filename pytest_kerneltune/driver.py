@@ -33,6 +33,7 @@ _RETIME_BLOCKS = 4
 _FINAL_BLOCKS = 8
 _FINALISTS = 5
 _FINALIST_WITHIN = 1.15  # of the best latency seen
+_ON_TARGET = "target latency"
 _IDLE_BATCHES = 20  # in a row that hold nothing new: such a search would never end
 
 
@@ -78,6 +79,11 @@ class SearchRun:
     def complete(self) -> bool:
         """Whether the search ended by itself rather than by a budget."""
         return self.stopped == "search ended"
+
+    @property
+    def on_target(self) -> bool:
+        """Whether the search was stopped because a config was fast enough."""
+        return self.stopped.startswith(_ON_TARGET)
 
 
 class Driver:
@@ -170,7 +176,7 @@ class Driver:
         target_ms, best = self._budget.target_ms, best_trial(self._run.trials)
         if target_ms is None or best is None or best.latency_ms > target_ms:
             return ""
-        return f"target latency of {format_ms(target_ms)} reached"
+        return f"{_ON_TARGET} of {format_ms(target_ms)} reached"
 
     def _time_spent(self) -> str:
         """Why to stop, where the time is up."""
@@ -231,9 +237,12 @@ class Driver:
             readings = self._bench.compare({str(i): trials[i].config for i in places}, False, _RETIME_BLOCKS)
         except KernelError:  # they worked when they were measured; the finals will tell
             return {}
-        anchor_ms, base = trials[places[0]].latency_ms, readings[str(places[0])]
-        for i in places:
-            trials[i] = replace(trials[i], latency_ms=anchor_ms * _paired_ratio(readings[str(i)], base))
+        base = readings[str(places[0])]
+        ratios = {i: _paired_ratio(readings[str(i)], base) for i in places}
+        # Their common level stays: the scale of the luckiest reading would sink with every comparison.
+        unit_ms = median(trials[i].latency_ms / ratio for i, ratio in ratios.items())
+        for i, ratio in ratios.items():
+            trials[i] = replace(trials[i], latency_ms=unit_ms * ratio)
         corrected = {self._space.key(trials[i].config): trials[i] for i in places}
         self._known.update(corrected)
         return corrected

@@ -345,8 +345,8 @@ OPTIONS = (
     Option("kerneltune_llm_model", "name of the language model", text, ini_only=True),
     Option(
         "kerneltune_llm_fallback",
-        "what to do where the language model cannot be asked: seeds (search on without it), random (as many random "
-        "configs in its place), pattern (a pattern search in its place) or error (the test fails)",
+        "what to do where the language model cannot be asked: seeds (go on with what there is), random (random configs "
+        "for the round that failed), pattern (a pattern search for all rounds left) or error (the test fails)",
         fallback,
         ini_only=True,
     ),

@@ -28,9 +28,9 @@ class ModelSummary:
 
     ``calls`` are the requests that ended, ``cached`` of them answered by an earlier run's reply, ``failed`` not at all.
     Tokens are None where no provider said, ``seconds`` are wall seconds of waiting for replies. Of the configs in its
-    replies so many were ``proposed``, ``valid`` in the space, and ``new``, that is measured. Of the ``fastest`` configs
-    of the search (ten, or as many as worked) it proposed ``among_fastest``; ``found_winner`` says whether the tuned
-    config is one of its own.
+    replies so many were ``proposed``, ``valid`` in the space, and ``new``, not measured before (a budget may end before
+    they are). Of the ``fastest`` configs of the search (ten, or as many as worked) it proposed ``among_fastest``;
+    ``found_winner`` says whether the tuned config is one of its own.
     """
 
     label: str

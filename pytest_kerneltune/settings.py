@@ -180,8 +180,7 @@ class Settings:
         summary = environ.get("GITHUB_STEP_SUMMARY", "")
         settings = cls(
             **values,
-            # Not read in other runs: a broken variable of a model that is not asked must not stop the tests.
-            llm=sources.llm() if values["autotune"] not in (None, "none") else LLMSettings(),
+            llm=sources.llm_of(values["autotune"]),
             root=root,
             workers=worker_count(environ),
             step_summary=Path(summary) if summary else None,
@@ -216,6 +215,12 @@ class Settings:
         return not self.update_baselines.isdisjoint(("all", selected))
 
 
+def _asks_model(autotune: str) -> bool:
+    from pytest_kerneltune.search import search_class
+
+    return bool(getattr(search_class(autotune), "uses_model", False))
+
+
 @dataclass(frozen=True)
 class _Sources:
     option: Callable[[str], object]
@@ -235,6 +240,17 @@ class _Sources:
     def _ini(self, row: Option) -> Given | None:
         value = self.ini(row.name)
         return None if value is None or value == "" else Given(value, f"ini option {row.name}", self.root)
+
+    def llm_of(self, autotune: Any) -> LLMSettings:
+        """The language model's settings; a broken variable of a model that is not asked must not stop the tests."""
+        if autotune in (None, "none"):
+            return LLMSettings()
+        try:
+            return self.llm()
+        except UsageError:
+            if _asks_model(autotune):
+                raise
+            return LLMSettings()
 
     def llm(self) -> LLMSettings:
         rows = {row.name.removeprefix("kerneltune_llm_"): row for row in OPTIONS}

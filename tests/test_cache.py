@@ -287,6 +287,8 @@ def test_an_entry_that_is_fast_enough_satisfies_at_any_effort(effort: Effort) ->
     assert stopped.satisfies(effort, Budget(target_ms=best))
     assert not stopped.satisfies(effort, Budget(target_ms=0.99 * best))
     assert not replace(stopped, winner=None).satisfies(effort, Budget(target_ms=best))
+    lucky = replace(stopped, trials=(*ENTRY.trials, Trial({"BLOCK": 3}, latency_ms=best / 4)))
+    assert not lucky.satisfies(effort, Budget(target_ms=best / 2)), "it lost the finals"
 
 
 # -- the directory

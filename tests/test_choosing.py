@@ -87,6 +87,12 @@ def workload(name: str = "sum[n1024]", configs: Sequence[Config] = BASE, **chang
     return replace(plain, configs=tuple(configs), **changes)
 
 
+def breakable(**config: int) -> int:
+    if config["x"] == BASE[0]["x"] and Path("broken").exists():
+        raise RuntimeError("not with this driver")
+    return sum(config.values())
+
+
 def told() -> list[list[Config]]:
     """The configs of the related kernels that the last search was told of."""
     return [[t.config for t in trials] for trials in TOLD[-1].related]
@@ -212,3 +218,22 @@ def test_a_search_is_told_how_many_configs_are_compiled_at_once(tune: Tune, jobs
     tune(workload("one", ({"UNUSED": 1},), kernel=compiled, space=space), compile_jobs=jobs)
     tune(workload(), compile_jobs=jobs)
     assert [context.parallel for context in TOLD] == [expected, 1]
+
+
+def test_a_target_is_reached_by_what_this_run_measured_only(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = tune(workload(kernel=PythonKernel(breakable), configs=BASE[:1]), autotune_target="10s")
+    assert (first.config, first.summary.stopped) == (BASE[0], "target latency of 10 s reached")
+    assert tune(workload(kernel=PythonKernel(breakable)), autotune_target="10s").summary.source == "cache"
+    Path("broken").touch()  # as after an update of the driver
+    found = tune(workload(kernel=PythonKernel(breakable), configs=BASE), autotune_target="10s")
+    assert found.summary.source == "search"
+    assert found.config in BASE[1:]
+
+
+def test_a_target_that_was_missed_does_not_unmake_the_entry(tune: Tune) -> None:
+    limits = {"autotune_target": "1ns", "autotune_configs": "2"}
+    assert tune(workload(), **limits).summary.source == "search"
+    assert tune(workload(), **limits).summary.source == "cache"

@@ -135,7 +135,7 @@ def test_later_rounds_are_told_the_results_and_what_was_dropped() -> None:
     )
     first, second = model.asked
     assert second[:2] == first
-    assert second[2] == Message("assistant", '{"configs":[{"TILE":16,"UNROLL":1,"PAD":0}]}')
+    assert second[2] == Message("assistant", '{"configs":[{"TILE":16}]}'), "as configs are written in prompts"
     assert "1 x TILE=huge does not fit" in second[3].content
     assert f"{latency({'TILE': 16, 'UNROLL': 1, 'PAD': 0}):.4g} ms (x1.000)" in second[3].content
     assert "Round 2" in second[3].content
@@ -329,13 +329,13 @@ def test_a_fallback_takes_the_place_of_the_rounds_that_are_left() -> None:
 @pytest.mark.parametrize(("replies", "why"), FAILURES)
 def test_a_failing_model_may_be_an_error(replies: list[str | LLMError], why: str) -> None:
     search = LLMGuidedSearch(Scripted(replies).submit, Subject("softmax[n1024]"), fallback="error")
-    with pytest.raises(LLMError, match=f"^{re.escape('softmax[n1024]')}: request 1 to the language model .*: {why}$"):
+    with pytest.raises(LLMError, match=f"^request 1 to the language model .*: {why}$"):
         drive(search)
 
 
 def test_a_later_request_that_fails_may_be_an_error() -> None:
     search = LLMGuidedSearch(Scripted([reply(*GOOD), LLMError("gone")]).submit, rounds=3, fallback="error")
-    with pytest.raises(LLMError, match=r"^this kernel: request 2 to the language model came to nothing: gone$"):
+    with pytest.raises(LLMError, match=r"^request 2 to the language model came to nothing: gone$"):
         drive(search)
 
 

@@ -207,7 +207,7 @@ def test_a_language_models_account_is_a_line_of_its_own() -> None:
         )
     ]
     silent = outcome("a", search=SearchSummary("search", model=ModelSummary("anthropic big", 1, failed=1, seconds=2.0)))
-    assert stage_lines([silent])[0].text == "a: anthropic big: 1 call, 1 failed, 2.0 s"
+    assert stage_lines([silent])[0].text == "a: anthropic big: 1 call, 1 failed, 2.0 s; no configs proposed"
     assert Outcome.from_json(json.loads(json.dumps(asked.to_json()))) == asked
 
 

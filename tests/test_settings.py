@@ -243,7 +243,7 @@ def test_a_malformed_variable_is_named_but_never_its_value(suffix: str) -> None:
     assert "sk-secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("autotune", [None, "none"])
+@pytest.mark.parametrize("autotune", [None, "none", "RandomSearch"])
 def test_variables_of_a_model_that_is_not_asked_cannot_fail_a_run(autotune: str | None) -> None:
     environ = {"HELION_LLM_MAX_ROUNDS": "many"}
     assert settings({"autotune": autotune}, environ=environ).llm == LLMSettings()

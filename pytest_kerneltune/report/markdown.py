@@ -60,7 +60,7 @@ def _details(ordered: Sequence[Outcome], names: dict[str, str]) -> Iterator[str]
             title = f"{verdict.kind}: {_code(names[outcome.id])}"
             yield f"\n<details><summary>{title}</summary>\n<pre>{_unbroken(said)}</pre>\n</details>"
     for remark in form.remarks(ordered):
-        yield f"\n- {html.escape(remark, quote=False)}"
+        yield f"\n- {_code(remark)}"
 
 
 def _code(name: str) -> str:

@@ -32,7 +32,7 @@ def model_account(model: ModelSummary) -> str:
     parts.append(form.duration(model.seconds))
     text = f"{model.label}: {', '.join(parts)}"
     if not model.proposed:
-        return text
+        return f"{text}; no configs proposed"
     winner = "the tuned config is its own" if model.found_winner else "the tuned config is not its own"
     return (
         f"{text}; {form.count(model.proposed, 'config')} proposed, {model.valid} valid, {model.new} new; "

@@ -66,8 +66,9 @@ Related: TypeAlias = tuple[tuple[Trial, ...], ...]
 """Trials of related kernels (``RelatedTrials`` where it is known which), the most alike first."""
 
 FALLBACKS = ("seeds", "random", "pattern", "error")
-"""What takes the place of a language model that cannot be asked: nothing, as many random configs as it was asked for,
-a pattern search of as many, or an error."""
+"""What takes the place of a language model that cannot be asked: nothing (the search goes on with what it has), as many
+random configs as the failed round was to bring, a pattern search of as many as all rounds left were to bring, or an
+error."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Context:
     whose configs are of this space, and whose latencies are not this kernel's. ``parallel`` is how many configs are
     compiled at once: a batch of fewer leaves compilers idle, one of more makes a search choose with less knowledge.
     ``second_stage`` names the search that follows a round with the model; None is the default search. ``fallback`` is
-    one of ``FALLBACKS``.
+    one of ``FALLBACKS``. ``max_configs`` is how many configs will be measured at most, None where nobody knows.
     """
 
     configs: tuple[Config, ...] = ()
@@ -88,6 +89,11 @@ class Context:
     parallel: int = 1
     second_stage: str | None = None
     fallback: str = FALLBACKS[0]
+    max_configs: int | None = None
+
+    def at_most(self, size: int) -> int:
+        """A start of ``size`` configs, or a fifth of ``max_configs`` where that is less."""
+        return size if self.max_configs is None else min(size, self.max_configs // 5)
 
 
 class Search(Protocol):

@@ -78,6 +78,8 @@ class LLMGuidedSearch:
             context.subject,
             context.configs,
             rounds=_ROUNDS.get(effort, 1),
+            # Of few configs, most are for what the model proposes.
+            initial_random=context.at_most(cls.initial_random),
             fallback=context.fallback,
             related=context.related,
         )
@@ -127,8 +129,7 @@ class LLMGuidedSearch:
         """What takes the model's place after it failed."""
         why = answer.error or answer.note
         if self.fallback == "error":
-            kernel = self.subject.name or "this kernel"
-            raise LLMError(f"{kernel}: request {talk.number} to the language model came to nothing: {why}")
+            raise LLMError(f"request {talk.number} to the language model came to nothing: {why}")
         rounds = [self.configs_per_round] * (self.rounds - talk.number + 1)
         rounds[0] -= len(answer.new)
         report = Batch((), MODEL) if answer.new else Batch((), MODEL, f"{MODEL}: {why}", counts=answer.counts)
@@ -146,6 +147,7 @@ class _Conversation:
     def __init__(self, options: LLMGuidedSearch, space: ConfigSpace, history: History) -> None:
         self._options, self.space, self.history = options, space, history
         self.number = 0
+        self._before_ms = history.best_ms
         self._opening = first_request(
             options.subject,
             space,
@@ -172,6 +174,7 @@ class _Conversation:
 
     def measured(self, reply: Future[str]) -> _Reading:
         """Propose the configs of a reply; returns what it was."""
+        self._before_ms = self.history.best_ms
         reading = read(reply, self.space, frozenset(self.history.keys), self._options.configs_per_round)
         try:
             while True:
@@ -190,5 +193,14 @@ class _Conversation:
     def refine(self, answer: Answer) -> None:
         """Add a reply, and the question for the next one."""
         count = self._options.configs_per_round
-        question = refine_request(self.space, self.history.trials, count, self.number + 1, answer.dropped)
-        self._exchanges += [Message("assistant", reply_text(answer.reply.configs[:count])), question]
+        question = refine_request(
+            self.space,
+            self.history.trials,
+            count,
+            self.number + 1,
+            answer.dropped,
+            subject=self._options.subject,
+            before_ms=self._before_ms,
+        )
+        quoted = reply_text(answer.reply.configs[:count], self.space.default)
+        self._exchanges += [Message("assistant", quoted), question]

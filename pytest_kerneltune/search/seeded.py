@@ -72,7 +72,8 @@ class LLMSeededSearch:
     def preset(cls, effort: Effort, context: Context) -> Self:
         name = context.second_stage or DEFAULT_SEARCH
         _check_second_stage(search_class(name))
-        return cls(LLMGuidedSearch.preset(Effort.QUICK, context), create(name, effort, context))
+        guide, second = LLMGuidedSearch.preset(Effort.QUICK, context), create(name, effort, context)
+        return cls(guide, second, head_start=context.at_most(cls.head_start))
 
     @property
     def used_related(self) -> Related:

@@ -130,6 +130,40 @@ def test_a_second_run_asks_nothing(suite: Suite, server: Server) -> None:
     assert first.outcomes == again.outcomes == {"passed": 1}
 
 
+def test_a_model_that_fails_for_every_kernel_is_not_asked_for_all_of_them(suite: Suite, server: Server) -> None:
+    server.status = 401
+    names = "abcde"
+    suite.write("test_it.py", "".join(KERNEL.replace("kernel", name) for name in names))
+    run = suite.run(GUIDED, "--autotune-configs=3")
+    assert run.outcomes == {"passed": len(names)}
+    assert len(server.received) == 2
+    assert any("not asked again after it failed for 2 kernels" in line for line in skipped(run.out))
+
+
+def test_of_few_configs_most_are_the_models(suite: Suite, server: Server) -> None:
+    server.reply = json.dumps({"configs": [{"x": x, "block": 4} for x in range(60, 75)]})
+    run = suite.run(GUIDED, "--autotune-configs=8")
+    stages = [trial.get("stage") for trial in run.kernels["kernel"]["trials"]]
+    assert len(stages) == 8
+    assert stages.count("language model") >= 5
+
+
+@pytest.mark.parametrize("reply", ['{"configs": []}', "I am sorry, I cannot do that."])
+def test_a_reply_of_no_use_is_said_and_counts_as_none(
+    suite: Suite, server: Server, monkeypatch: pytest.MonkeyPatch, reply: str
+) -> None:
+    monkeypatch.setenv("KERNELTUNE_LLM_FALLBACK", "random")
+    server.reply = reply
+    run = suite.run(GUIDED)
+    assert "language model: nothing in its reply could be used; random configs took its place" in run.out
+    assert "no configs proposed" in run.out
+    server.reply = REPLY
+    again = suite.run(GUIDED)
+    assert "language model not asked: the cache holds" in again.out
+    forced = suite.run(GUIDED, "--autotune-force")
+    assert forced.kernels["kernel"]["search"]["model"]["new"] == 2
+
+
 def test_the_reply_cache_can_be_off(suite: Suite, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERNELTUNE_LLM_REPLY_CACHE", "off")
     for _ in range(2):
@@ -156,7 +190,7 @@ def test_what_is_recorded_replays_without_server_and_key(
 @pytest.mark.parametrize(
     ("fallback", "words", "stage"),
     [
-        ("seeds", "searched without it", None),
+        ("seeds", "the search went on without it", None),
         ("random", "random configs took its place", "fallback"),
         ("pattern", "a pattern search took its place", "fallback"),
     ],
@@ -189,7 +223,7 @@ def test_a_model_that_fails_fails_the_test_where_that_is_wanted(
     run = suite.run(GUIDED)
     assert run.outcomes == {"failed": 1}
     assert run.verdicts == {"kernel": "failed"}
-    assert "language model: " in run.kernels["kernel"]["verdict"]["summary"]
+    assert "language model" in run.kernels["kernel"]["verdict"]["summary"]
     assert ("401" if key else "no language model is set up") in run.out
 
 
