@@ -143,6 +143,25 @@ def test_names_alone_tell_something_where_the_source_is_withheld(names: list[str
     assert traits("", *names) == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "is_product"),
+    [
+        ("c[i * n + j] += a[i * n + k] * b[k * n + j];", True),
+        ("y[i] += a[i * n + j] * x[j];", True),
+        ("y[i] += a[i] * x[i];", False),
+        ("y[i] += a[ i ] * x[i ];", False),
+        ("y[i * n + j] += a[i * n + j] * x[i * n + j];", False),
+    ],
+)
+def test_products_of_equal_indices_are_elementwise(source: str, is_product: bool) -> None:
+    assert ("matrix product" in traits(source)) == is_product
+
+
+def test_loops_unrolled_by_the_compiler_are_not_pipelined() -> None:
+    assert traits("for i in tl.range(0, n):\n    x = tl.load(p + i)") == ["loop over loads"]
+    assert traits("for i in tl.static_range(0, 4):\n    x = tl.load(p + i)") == []
+
+
 def test_comments_say_nothing_about_the_work() -> None:
     assert "matmul" not in without_comments(ADD)
     assert without_comments("a /* b */ c // d\n#define E 1\n") == "a   c \n#define E 1\n"
@@ -157,6 +176,12 @@ def test_odd_text_is_looked_through_in_little_time(piece: str) -> None:
 def test_a_kernel_without_a_deciding_trait_is_streaming() -> None:
     assert [line.partition(":")[0] for line in trait_lines("triton", ["add"], ADD)] == [STREAMING]
     assert trait_lines("triton", ["add"], "") == []
+
+
+def test_streaming_is_a_condition_where_nothing_was_found() -> None:
+    bodies = "for (int j = 0; j < n; j++) f.x += weight(p[i], p[j]);"
+    (line,) = trait_lines("cuda", ["nbody"], bodies)
+    assert "if each element is touched once, memory bandwidth binds" in line
 
 
 @pytest.mark.parametrize("kind", ["triton", "cuda", "c"])
@@ -226,6 +251,13 @@ def test_an_addition_of_squares_is_no_product() -> None:
     assert any("GFLOP" in line for line in workload(Subject("matmul", "triton", "", inputs), ()))
 
 
+def test_squares_are_no_product_where_the_source_is_withheld() -> None:
+    inputs = ("x: float16[64, 64]", "y: float16[64, 64]", "out: float16[64, 64]")
+    assert not any("GFLOP" in line for line in workload(Subject("add", "triton", "", inputs), ()))
+    by_parameters = workload(Subject("k", "triton", "", inputs), ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
+    assert any("GFLOP" in line for line in by_parameters)
+
+
 def test_awkward_sizes_are_named_and_borders_are_not() -> None:
     lines = workload(Subject("k", "triton", ADD, ("x: float32[1500, 8192]",)), ())
     assert "size 1500: a single power-of-two tile over it is 2048 wide (27% of it idle)" in lines[-1]
@@ -249,7 +281,14 @@ def test_awkward_sizes_are_named_and_borders_are_not() -> None:
         ("cuda", "X: compute capability 8.6, 82 SMs", "1536 threads"),
         ("cuda", "X: architecture gfx90a, 110 compute units", "wavefronts of 64"),
         ("triton", "X: architecture gfx942, 304 compute units", "matrix_instr_nonkdim"),
-        ("cuda", "X: architecture gfx1032, 28 compute units", "wavefronts of 32"),
+        ("cuda", "X: architecture gfx1032, 28 compute units", "RDNA 2: wavefronts of 32"),
+        ("cuda", "X: architecture gfx1010, 40 compute units", "RDNA 1: wavefronts of 32"),
+        ("cuda", "X: architecture gfx1201, 64 compute units", "RDNA 4"),
+        ("triton", "X: architecture gfx950, 256 compute units", "160 KiB"),
+        ("triton", "X: architecture gfx942, 304 compute units", "64 KiB"),
+        ("cuda", "X: architecture gfx906, 60 compute units", "no matrix instructions"),
+        ("cuda", "X: architecture gfx908, 120 compute units", "MFMA"),
+        ("triton", "X: compute capability 7.5, 40 SMs", "pipelines nothing"),
         ("c", "vector instructions: avx avx2 fma avx512f", "16 floats"),
         ("c", "vector instructions: avx avx2 fma", "8 floats"),
     ],

@@ -113,6 +113,8 @@ def test_the_system_message_explains_the_knobs_of_the_kind(kind: str, word: str)
     assert word in said["Knobs"]
     assert '"configs": [{"NAME": value, ...}, ...]' in said["Reply format"]
     assert "{} is the\n  default itself" in said["Reply format"]
+    assert "Leave it out, or empty," in said["Reply format"], "a schema may demand it"
+    assert "right where the format enforces them" in said["Reply format"], "a schema may demand complete configs"
 
 
 def test_the_system_message_is_the_same_for_all_kernels_of_a_kind() -> None:

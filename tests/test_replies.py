@@ -253,6 +253,8 @@ def test_only_the_beginning_of_an_endless_reply_is_read() -> None:
 def test_schema_lists_every_parameter_and_its_values() -> None:
     schema = reply_schema(SPACE)
     assert schema is not None
+    assert schema["required"] == list(schema["properties"]) == ["analysis", "configs"], "reasoning precedes the configs"
+    assert schema["properties"]["analysis"] == {"type": "string"}
     config = schema["properties"]["configs"]["items"]
     assert config["required"] == SPACE.names
     assert config["additionalProperties"] is False
@@ -261,6 +263,10 @@ def test_schema_lists_every_parameter_and_its_values() -> None:
         "anyOf": [{"type": "string", "enum": ["row", "col"]}, {"type": "null", "enum": [None]}]
     }
     assert config["properties"]["HINTS"]["items"]["enum"] == [0, 1, 2, 3, 4]
+
+
+def test_an_analysis_may_be_empty() -> None:
+    assert changes('{"analysis": "", ' + PLAIN[1:]) == EXPECTED
 
 
 def test_there_is_no_schema_for_values_it_cannot_say() -> None:

@@ -144,8 +144,38 @@ def test_the_arithmetic_that_counts_follows_types_and_code(kind: str, source: st
     assert roof(subject(kind, source, tuple(f"{n}: {inputs}[64, 64]" for n in "abc"))).kind == expected
 
 
-def test_matrix_rates_of_amd_count_too() -> None:
-    assert roof(subject("triton", DOT, PRODUCT, tuple(amd_facts("MI300X")))).kind == "BF16 matrix"
+V100 = tuple(nvidia_facts("Tesla V100-SXM2-16GB", "7.0", 80, 1530))
+T4 = tuple(nvidia_facts("Tesla T4", "7.5", 40, 1590))
+A100 = tuple(nvidia_facts("NVIDIA A100-SXM4-40GB", "8.0", 108, 1410))
+XF32 = DOT.replace("acc)", 'acc, input_precision="tf32")')
+
+
+@pytest.mark.parametrize(
+    ("hardware", "source", "inputs", "expected"),
+    [
+        (V100, DOT, "float32", "FP32"),
+        (V100, DOT, "bfloat16", "FP32"),
+        (V100, DOT, "int8", "FP32"),
+        (V100, DOT, "float16", "FP16 tensor"),
+        (T4, DOT, "bfloat16", "FP32"),
+        (T4, DOT, "float32", "FP32"),
+        (T4, DOT, "int8", "INT8 tensor"),
+        (A100, DOT, "float8_e4m3fn", "FP16 tensor"),
+        (amd_facts("MI300X"), DOT, "bfloat16", "BF16 matrix"),
+        (amd_facts("MI300X"), DOT, "float32", "FP32 matrix"),
+        (amd_facts("MI300X"), XF32, "float32", "TF32 matrix"),
+        (amd_facts("MI300X"), DOT, "int8", "INT8 matrix"),
+        (amd_facts("MI250X"), DOT, "float32", "FP32 matrix"),
+        (amd_facts("MI250X"), XF32, "float32", "FP32 matrix"),
+        (amd_facts("MI100"), DOT, "bfloat16", "BF16 matrix"),
+        (amd_facts("W6600"), DOT, "float32", "FP32"),
+    ],
+)
+def test_units_that_lack_a_type_do_not_lend_it_another_s_rate(
+    hardware: tuple[str, ...], source: str, inputs: str, expected: str
+) -> None:
+    square = tuple(f"{n}: {inputs}[64, 64]" for n in "abc")
+    assert roof(subject("triton", source, square, hardware)).kind == expected
 
 
 def test_without_operations_the_bound_is_conditional() -> None:

@@ -35,7 +35,7 @@ def workload(subject: Subject, names: Sequence[str]) -> list[str]:
 def subject_work(subject: Subject, names: Sequence[str]) -> Work:
     """The operations of a kernel, as far as its traits and its inputs' shapes tell."""
     traits = {t.name for t in found_traits([subject.name, *names], subject.source)}
-    return work(traits, arrays(subject.inputs), is_sure=bool(subject.source))
+    return work(traits, arrays(subject.inputs))
 
 
 def has_products(subject: Subject, names: Sequence[str]) -> bool:

@@ -53,10 +53,10 @@ def arrays(inputs: Iterable[str]) -> list[Array]:
     return [found for line in inputs if (found := _array(line)) is not None]
 
 
-def work(traits: Collection[str], found: Sequence[Array], is_sure: bool = True) -> Work:
-    """The operations of a kernel with ``traits`` on arrays; without ``is_sure`` no traits could be looked for."""
+def work(traits: Collection[str], found: Sequence[Array]) -> Work:
+    """The operations of a kernel with ``traits`` on arrays."""
     for trait, count in _COUNTS.items():
-        if trait in traits or (not is_sure and trait == "matrix product"):
+        if trait in traits:
             for guess in count(found):
                 return guess
     return Work()

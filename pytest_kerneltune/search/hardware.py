@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 _NVIDIA_TRITON: Mapping[str, str] = {
     "7": (
-        "no asynchronous copies: num_stages 1 or 2 (more only takes registers and shared memory); 16-bit products in "
+        "no asynchronous copies, so recent Triton pipelines nothing and num_stages 1 or 2 will do; 16-bit products in "
         "float16 only, tiles up to 128x128 with 4 or 8 warps; bfloat16 is emulated and slow"
     ),
     "8.0": (
@@ -19,7 +19,7 @@ _NVIDIA_TRITON: Mapping[str, str] = {
     ),
     "8.6": (
         "99 KiB of shared memory per block and 48 warps per SM: 128x128 with K tile 32 and 3 or 4 stages, or K tile "
-        "64 and 2 or 3; few special units for float64; L2 is small (up to 6 MiB), so the order of programs counts"
+        "64 and 2 or 3; few units for float64; L2 is small (up to 6 MiB), so the order of programs counts"
     ),
     "8.9": (
         "99 KiB of shared memory per block and 48 warps per SM: 128x128 with K tile 32 and 3 or 4 stages, 128x256 "
@@ -55,13 +55,29 @@ _NVIDIA_CUDA: Mapping[str, str] = {
     "12": "128 FP32 lanes per SM, 1536 threads per SM, large L2",
 }
 
+_WAVES_OF_64 = (
+    "wavefronts of 64 threads, 4 vector units of 16 lanes per compute unit, so at least 4 wavefronts (256 threads) a "
+    "compute unit"
+)
+# By how the architecture's name begins (a pattern); the first that fits counts.
 _AMD: Mapping[str, str] = {
-    "gfx9": (
-        "CDNA or GCN: wavefronts of 64 threads, 64 KiB of shared memory (LDS) per block, 4 vector units of 16 lanes "
-        "per compute unit, so at least 4 wavefronts (256 threads) a compute unit, 512 registers per lane and unit in "
-        "all; block sizes that are multiples of 64; matrix instructions (MFMA) of 16x16 or 32x32"
+    "gfx90[0-79c]": (
+        f"GCN: {_WAVES_OF_64}, 64 KiB of shared memory (LDS) per block, 256 registers per lane and unit in all; block "
+        "sizes that are multiples of 64; no matrix instructions"
     ),
-    "gfx10": (
+    "gfx950": (
+        f"CDNA 4: {_WAVES_OF_64}, 160 KiB of shared memory (LDS) per block, 512 registers per lane and unit in all; "
+        "block sizes that are multiples of 64; matrix instructions (MFMA) of 16x16 or 32x32"
+    ),
+    "gfx9": (
+        f"CDNA: {_WAVES_OF_64}, 64 KiB of shared memory (LDS) per block, 512 registers per lane and unit in all; block "
+        "sizes that are multiples of 64; matrix instructions (MFMA) of 16x16 or 32x32"
+    ),
+    "gfx101": (
+        "RDNA 1: wavefronts of 32, dual compute units, 64 KiB of shared memory per block, up to 1024 threads and 256 "
+        "registers per thread; no matrix instructions; up to 4 MiB of L2 and no cache behind it; blocks of 64 to 256"
+    ),
+    "gfx103": (
         "RDNA 2: wavefronts of 32, dual compute units, 64 KiB of shared memory per block, up to 1024 threads and 256 "
         "registers per thread; no matrix instructions; a few MiB of L2 behind a larger Infinity Cache; blocks of 64 "
         "to 256"
@@ -70,17 +86,17 @@ _AMD: Mapping[str, str] = {
         "RDNA 3: wavefronts of 32, dual-issue FP32, 64 KiB of shared memory per block, WMMA matrix instructions of "
         "16x16; blocks of 64 to 256 threads"
     ),
-    "gfx12": "RDNA 4: wavefronts of 32, 64 KiB of shared memory per block, WMMA matrix instructions of 16x16",
+    "gfx120": "RDNA 4: wavefronts of 32, 64 KiB of shared memory per block, WMMA matrix instructions of 16x16",
 }
 
 _AMD_TRITON = (
-    "num_stages 1 or 2; 4 or 8 warps; M and N tiles of 64 to 256 in steps that matrix_instr_nonkdim divides, K tile "
-    "32 or 64"
+    "num_stages 1 or 2; 4 or 8 warps; M and N tiles of 64 to 256 for products (matrix_instr_nonkdim, which has to "
+    "divide them, is for MFMA only), K tile 32 or 64"
 )
 
 _CPU: Mapping[str, str] = {
     "avx512f": (
-        "32 vector registers of 16 floats (8 doubles); gcc uses half that width unless -mprefer-vector-width=512"
+        "32 vector registers of 16 floats (8 doubles); gcc often uses half that width unless -mprefer-vector-width=512"
     ),
     "avx2": "16 vector registers of 8 floats (4 doubles)",
     "asimd": "32 vector registers of 4 floats (2 doubles)",
@@ -113,7 +129,7 @@ def _amd(kind: str, text: str) -> str:
     found = re.search(r"\b(gfx(?:9|1\d)[0-9a-f]{2})\b", text)
     if found is None:
         return ""
-    words = next((words for prefix, words in _AMD.items() if found[1].startswith(prefix)), "")
+    words = next((words for prefix, words in _AMD.items() if re.match(prefix, found[1])), "")
     triton = f"; Triton: {_AMD_TRITON}" if kind in {"triton", "helion"} else ""
     return words and f"{found[1]} means: {words}{triton}"
 

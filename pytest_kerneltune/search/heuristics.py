@@ -21,8 +21,9 @@ _TRITON_HEURISTICS = (
 - Memory-bound kernels: read each byte once, at 16 bytes a load along the contiguous dimension, with enough programs;
   tiles, warps and rows per program decide, and the best few configs lie within 2% of each other.
 - Bound by arithmetic (tl.dot): large tiles with enough warps first, pipelining second, order of programs third.
-- Limits: tl.arange takes powers of two; tl.dot needs 16 or more along each dimension; a tensor has at most 1048576
-  elements. Very large tiles with few warps compile for minutes and then spill: they count as failures."""
+- Limits: tl.arange takes powers of two; tl.dot needs 16 or more along K (32 for 8-bit types); along M and N small tiles
+  are padded to 16 in recent Triton and refused in older; a tensor has at most 1048576 elements. Very large tiles with
+  few warps compile for minutes and then spill: they count as failures."""
 )
 
 _CUDA_HEURISTICS = (
@@ -33,8 +34,8 @@ _CUDA_HEURISTICS = (
   per thread, smaller blocks (64 to 128 threads) are often best; with little, 256.
 - The tile of a block = block size x work per thread: keep it wide along the contiguous dimension (64 or more), and
   count what it loads besides its own results (halo): (tile_x + w - 1)(tile_y + h - 1) / (tile_x x tile_y).
-- AMD: wavefronts of 64 (CDNA) or 32 (RDNA), 64 KiB of shared memory per block, smaller caches per compute unit: work
-  per thread counts as much, and what wins on NVIDIA GPUs need not win here, so keep the batch broader.
+- AMD: wavefronts of 64 (CDNA) or 32 (RDNA), 64 KiB of shared memory per block (CDNA 4: 160), smaller caches per unit:
+  work per thread counts as much, and what wins on NVIDIA GPUs need not win here, so keep the batch broader.
 - Limits: 1024 threads a block; 48 KiB of static shared memory; grid limits matter in y and z only."""
 )
 

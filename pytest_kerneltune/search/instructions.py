@@ -25,9 +25,10 @@ One JSON object and nothing else: no prose around it, no code fence, no comments
 {"analysis": "...", "configs": [{"NAME": value, ...}, ...]}
 - analysis: your reasoning in at most 200 words, written before the configs: what binds the kernel; the two or three
   decisive parameters with the values that could win; grid, registers and shared memory of the favourites; how the
-  constraint limits them. Leave it out if you have reasoned already.
+  constraint limits them. Leave it out, or empty, if you have reasoned already.
 - A config names only what differs from the default config; whatever it leaves out keeps its default, and {} is the
-  default itself. Configs in these messages are written in the same way. (Complete configs are accepted, too.)
+  default itself. Configs in these messages are written in the same way. (Complete configs are accepted, too,
+  and right where the format enforces them.)
 - Names exactly as in the configuration space. Numbers as numbers, truth values as true or false, None as null, lists as
   JSON arrays of exactly the given length.
 - No expressions, no duplicates, no configs that were measured already. Best guess first: measuring may stop early."""
@@ -64,10 +65,10 @@ _AFTER = (
     """\
 Such arithmetic is often off by a factor of two: compilers, caches and schedulers see to that. So let it rank the cases,
 not rule out whole regions, and do not spend the batch on one-step variants of one favourite. Go over the batch at the
-end: no value of a parameter that matters stands in more than half of the configs; each ordered one takes three values
-or more, low, middle and high ones among them; wide and tall shapes both occur; each switch is set both ways among your
-favourites. Two or three configs are plain (the least work per thread, no unrolling, switches off, a usual block or tile
-shape): that wins more often than the arithmetic says.""",
+end and count: no value of a parameter that matters stands in more than half of the configs, not even your favourite;
+each ordered one takes three values or more, low, middle and high ones among them; wide and tall shapes both occur; each
+switch is set both ways among your favourites. Two or three configs are plain (the least work per thread, no unrolling,
+switches off, a usual block or tile shape): that wins more often than the arithmetic says.""",
     """\
 Parameters that cannot matter here stay at their default. The default config and the author's own are measured in any
 case: do not repeat them.""",

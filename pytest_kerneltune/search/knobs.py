@@ -2,7 +2,7 @@
 
 General knowledge only: nothing here depends on the kernel, its sizes or the machine. The figures follow vendors'
 programming guides and what tuned Triton, CUDA and C kernels commonly use. What belongs to one sort of work (matrix
-products, attention, ...) is in ``traits.py``, what belongs to one architecture in ``hardware.py``.
+products, attention, ...) is in ``starts.py``, what belongs to one architecture in ``hardware.py``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ _TRITON_KNOBS = """\
   fewer registers. A tile wider than the size computes padding: useful share = size / (ceil(size / tile) x tile).
 - num_warps: one program runs on 32 x num_warps threads (64 x on AMD CDNA), and every tile is spread over them. Elements
   per thread = tile elements / threads. Streaming tiles do best at 8 to 32 elements per thread (16-byte loads, several
-  in flight); accumulators of tl.dot at 64 to 128 float32 registers, 32 for small tiles, 256 never fits beside operands.
-- num_stages: how many iterations ahead the loads of a loop are started. Around tl.dot the operand tiles wait in shared
-  memory: bytes = num_stages x (A tile + B tile) x element size, at most the limit per block; two programs share an SM
-  only where both fit. 3 or 4 suits large tiles, 4 or 5 small ones. In loops without tl.dot it buys registers' worth of
-  prefetch: 1 to 3. A kernel whose loop runs once or twice, or that has none, ignores it: leave it at its default.
+  in flight); sums of tl.dot at 64 to 128 float32 registers, 32 for small tiles, 256 only in tensor memory.
+- num_stages: how many iterations of a loop are in flight (loads start num_stages - 1 ahead). Around tl.dot the operand
+  tiles wait in shared memory: bytes = num_stages x (A tile + B tile) x element size (one stage less on capability 8.x
+  and 12.x and on AMD), at most the limit per block; two programs share an SM only where both fit. 3 or 4 suits large
+  tiles, 4 or 5 small ones. In loops without tl.dot the launch option does nothing on NVIDIA GPUs, unless the source
+  hands it to tl.range(num_stages=...): then 1 to 4. A kernel whose loop runs once or twice, or that has none, ignores
+  it: leave it at its default.
 - K tile (BLOCK_K, the reduced dimension of tl.dot): 64 or 128 bytes of a row, that is 32 or 64 for 16-bit types, 64 or
   128 for 8-bit, 16 or 32 for float32. Doubling it halves the synchronisations and has to be paid with fewer stages.
 - GROUP_M / GROUP_SIZE_M: orders programs so that neighbours share operands in L2: 8 is the usual answer, 4 and 16 close
@@ -26,17 +28,19 @@ _TRITON_KNOBS = """\
   K). Aim at tiles x split = one to two times the SMs; otherwise 1, as partial sums cost traffic or atomics.
 - Rows per program (ROWS, BLOCK_ROWS, XBLOCK of a reduction): 1 for long rows; 2 to 16 for short ones, so that every
   thread keeps 8 to 32 elements. num_warps grows with rows x width.
-- Chunk of a looped reduction (BLOCK_N of a norm, RBLOCK): the whole padded row if it then stays at 32 elements per
-  thread or less, as the row is then read from memory once and the loop vanishes; else 1024 to 4096.
+- Chunk of a looped reduction (BLOCK_N of a norm, RBLOCK): compare the whole padded row (at 32 elements per thread or
+  less the row is read once and the loop vanishes; right for rows up to about 4096) with chunks of 1024 to 4096 (fewer
+  registers, more programs resident, a second pass hits the caches; often better for longer rows). Neither wins always.
 - Persistent grids (NUM_PROGRAMS, NUM_SMS, PROGRAMS_PER_SM): a fixed number of programs loop over the tiles. Right
   numbers are SMs x resident programs (1 for big tl.dot tiles; 2, 4, 8 or more for light ones, up to what registers and
-  threads admit); too few leave SMs without enough loads in flight. Gains where there are many short tiles to start, or
-  where it lets loads of the next tile overlap the last one; the plain grid is its equal rival: try both.
+  threads admit); too few leave SMs without enough loads in flight, while more than are resident only even out the load:
+  for light bodies include the largest number. Gains where there are many short tiles to start, or where it lets loads
+  of the next tile overlap the last one; the plain grid is its equal rival: try both.
 - Loop unrolling, flattening, warp specialisation, eviction policies and cache modifiers: second-order, a few percent.
   evict_last on data read again, evict_first on data read once. Vary them on the best tilings.
 - maxnreg: caps registers per thread; helps only where too few warps are resident to hide latency. num_ctas: 1 unless
   the source is written for clusters.
-- AMD only: waves_per_eu 0 to 4, matrix_instr_nonkdim 16 or 32, kpack 1 or 2; num_stages 1 or 2."""
+- AMD only: waves_per_eu 0 to 4, matrix_instr_nonkdim 16 or 32 and kpack 1 or 2 on CDNA; num_stages 1 or 2."""
 
 _HELION_KNOBS = (
     """\

@@ -40,20 +40,43 @@ _PER_CLOCK: Mapping[str, Mapping[str, int]] = {
 _HALVED = ("TF32 tensor", "FP16 tensor", "BF16 tensor", "FP8 tensor")
 """Summed in FP32, these run at half the rate on GeForce."""
 
+_CDNA3: Mapping[str, float] = {
+    "FP64": 81.7, "FP32": 163.4, "FP32 matrix": 163.4, "TF32 matrix": 653.7, "FP16 matrix": 1307, "BF16 matrix": 1307,
+    "FP8 matrix": 2615, "INT8 matrix": 2615,
+}  # fmt: skip
+
 # Highest rates by product: memory in GB/s, arithmetic in TFLOPS (TOPS), of one die where a GPU of two shows as two
 # devices. From AMD's data sheets; what HIP says of memory clocks does not give the bandwidth.
 _AMD: Mapping[str, tuple[float, Mapping[str, float]]] = {
-    "MI100": (1229, {"FP64": 11.5, "FP32": 23.1, "FP16 matrix": 184.6, "INT8 matrix": 184.6}),
-    "MI210": (1638, {"FP64": 22.6, "FP32": 22.6, "FP16 matrix": 181, "BF16 matrix": 181, "INT8 matrix": 181}),
-    "MI250X": (1638, {"FP64": 23.9, "FP32": 23.9, "FP16 matrix": 191.5, "BF16 matrix": 191.5, "INT8 matrix": 191.5}),
-    "MI250": (1638, {"FP64": 22.6, "FP32": 22.6, "FP16 matrix": 181, "BF16 matrix": 181, "INT8 matrix": 181}),
-    "MI300X": (5300, {"FP64": 81.7, "FP32": 163.4, "FP16 matrix": 1307, "BF16 matrix": 1307, "FP8 matrix": 2615}),
-    "MI325X": (6000, {"FP64": 81.7, "FP32": 163.4, "FP16 matrix": 1307, "BF16 matrix": 1307, "FP8 matrix": 2615}),
+    "MI100": (
+        1229,
+        {
+            "FP64": 11.5, "FP32": 23.1, "FP32 matrix": 46.1, "FP16 matrix": 184.6, "BF16 matrix": 92.3,
+            "INT8 matrix": 184.6,
+        },
+    ),
+    "MI210": (
+        1638,
+        {"FP64": 22.6, "FP32": 22.6, "FP32 matrix": 45.3, "FP16 matrix": 181, "BF16 matrix": 181, "INT8 matrix": 181},
+    ),
+    "MI250X": (
+        1638,
+        {
+            "FP64": 23.9, "FP32": 23.9, "FP32 matrix": 47.9, "FP16 matrix": 191.5, "BF16 matrix": 191.5,
+            "INT8 matrix": 191.5,
+        },
+    ),
+    "MI250": (
+        1638,
+        {"FP64": 22.6, "FP32": 22.6, "FP32 matrix": 45.3, "FP16 matrix": 181, "BF16 matrix": 181, "INT8 matrix": 181},
+    ),
+    "MI300X": (5300, _CDNA3),
+    "MI325X": (6000, _CDNA3),
     "W6600": (224, {"FP32": 10.4, "FP16": 20.8}),
     "W6800": (512, {"FP32": 17.8, "FP16": 35.7}),
-    "W7900": (864, {"FP32": 61.3, "FP16 matrix": 122.6, "BF16 matrix": 122.6}),
-    "7900 XTX": (960, {"FP32": 61.4, "FP16 matrix": 122.8, "BF16 matrix": 122.8}),
-}
+    "W7900": (864, {"FP32": 61.3, "FP16 matrix": 122.6, "BF16 matrix": 122.6, "INT8 matrix": 122.6}),
+    "7900 XTX": (960, {"FP32": 61.4, "FP16 matrix": 122.8, "BF16 matrix": 122.8, "INT8 matrix": 122.8}),
+}  # fmt: skip
 
 # FP32 operations per clock and core with fused multiply-add: two vector units of the width. The widest set counts.
 _CPU_PER_CLOCK = {"avx512f": 64, "fma": 32, "sve": 32, "asimd": 16}

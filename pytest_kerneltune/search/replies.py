@@ -1,8 +1,8 @@
 """Reading a language model's reply: text in, configs of the space out.
 
-A reply should be one JSON object ``{"configs": [{...}, ...]}``; ``extract.py`` finds the objects in whatever came
-instead. Here they are fitted to the space: completed from its default, repaired where only one reading is possible,
-made canonical, and dropped with a reason where nothing helps. Nothing in a reply is ever executed.
+A reply should be one JSON object ``{"analysis": "...", "configs": [{...}, ...]}``; ``extract.py`` finds the objects in
+whatever came instead. Here they are fitted to the space: completed from its default, repaired where only one reading is
+possible, made canonical, and dropped with a reason where nothing helps. Nothing in a reply is ever executed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pytest_kerneltune.search.scanner import NOT_A_NUMBER, literal
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 
-MAX_CHARACTERS = 1 << 20
+MAX_CHARACTERS = 1 << 18
 """A longer reply is read up to here."""
 
 _MAX_CONFIGS = 1000
@@ -71,12 +71,14 @@ def parse_reply(text: str, space: ConfigSpace) -> Reply:
 def reply_schema(space: ConfigSpace) -> dict[str, Any] | None:
     """A JSON schema of a reply for ``space``, in the subset that providers enforce (every key required, no others).
 
-    None where a parameter's values cannot be written in it.
+    Reasoning comes first, so that a model which writes in order can still use it; it may be empty. None where a
+    parameter's values cannot be written in the subset.
     """
     properties = {name: _value_schema(parameter) for name, parameter in space.parameters.items()}
     if None in properties.values():
         return None
-    return _object_schema({"configs": {"type": "array", "items": _object_schema(properties)}})
+    configs = {"type": "array", "items": _object_schema(properties)}
+    return _object_schema({"analysis": {"type": "string"}, "configs": configs})
 
 
 def _summary(dropped: Counter[str]) -> dict[str, int]:

@@ -24,6 +24,7 @@ LATENCY_S = 700e-9
 
 _TENSOR_CODE = re.compile(r"wmma::|mma_sync|mma\.sync|wgmma|__dp4a|mfma")
 _EXACT = re.compile(r"allow_tf32\s*[=:]?\s*False|input_precision\s*[=:]\s*\W?ieee", re.IGNORECASE)
+_ROUNDED = re.compile(r"allow_tf32\s*[=:]?\s*True|input_precision\s*[=:]\s*\W?tf32\b|xf32", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,23 @@ def _kinds(subject: Subject, operands: Sequence[Array], done: Work) -> list[str]
         return []
     plain = "FP64" if widest.is_float and widest.bits == 64 else "FP32"
     has_tensors = subject.kind in {"triton", "helion"} or _TENSOR_CODE.search(subject.source)
-    if plain == "FP64" or not (has_tensors and done.flop) or _is_exact(subject, widest):
+    if plain == "FP64" or not (has_tensors and done.flop):
         return [plain]
-    names = {(8, True): "FP8", (8, False): "INT8", (32, True): "TF32"}
+    if widest.is_float and widest.bits == 32:
+        return [*_tf32(subject), "FP32 matrix", plain]
+    names = {(8, True): "FP8", (8, False): "INT8"}
     name = "BF16" if widest.kind in {"bfloat", "bf"} else names.get((widest.bits, widest.is_float), "FP16")
-    return [f"{name} tensor", f"{name} matrix", "FP16 tensor", "FP16 matrix", plain]
+    # FP8 may be multiplied as FP16 where there is nothing faster; BF16 and INT8 may not.
+    names_of_rates = [name] if name in {"BF16", "INT8"} else [name, "FP16"]
+    return [*(f"{name} {unit}" for name in names_of_rates for unit in ("tensor", "matrix")), plain]
 
 
-def _is_exact(subject: Subject, widest: Array) -> bool:
-    """Whether float32 operands are multiplied as such, and not rounded to TF32."""
-    return widest.bits == 32 and _EXACT.search("\n".join([subject.source, *subject.facts])) is not None
+def _tf32(subject: Subject) -> list[str]:
+    """The kinds that round float32 operands: the default of Triton on NVIDIA GPUs, on AMD ones only if asked for."""
+    text = "\n".join([subject.source, *subject.facts])
+    if _EXACT.search(text):
+        return []
+    return ["TF32 tensor", *(["TF32 matrix"] if _ROUNDED.search(text) else [])]
 
 
 def _gpu_lines(bounds: Roof, facts: Sequence[str]) -> list[str]:

@@ -30,8 +30,9 @@ _TRITON = {
         "Start from one row per program with the whole row in registers: elements per thread = rows x padded width / "
         "(32 x warps) between 8 and 32: widths of 1024 to 2048 with 2 to 8 warps, 4096 to 8192 with 8 to 16, beyond "
         "with 16 to 32; below 1024 columns several rows per program (2 to 16) at 1 to 4 warps. Rivals: twice and half "
-        "the warps, two or four rows per program with as many warps more, and a looped row of chunks of 2048 to 4096 "
-        "where the full row spills. Reductions within one warp need no shared memory; more warps cost a barrier each"
+        "the warps, and two or four rows per program with as many warps more. Where the row can be looped over, give "
+        "chunks of 1024 to 4096 at 4 and 8 warps as many configs as the full row: past 4096 columns either may win. "
+        "Reductions within one warp need no shared memory; more warps cost a barrier each"
     ),
     "scan": "Chunks of 64 to 256 along the scan; 4 warps; more parallelism across the other dimensions",
     "stencil or convolution": (
@@ -42,7 +43,7 @@ _TRITON = {
         "Tiles 32x32, 64x64, 64x32, 32x64, 128x32 and 128x64 with 4 or 8 warps; narrow types want the larger ones"
     ),
     "gather or scatter": "One or few indices per program with whole rows (up to 1024 elements) at 1 to 4 warps",
-    "atomic updates": "Blocks of 1024 to 8192 elements at 4 or 8 warps; few programs if each gathers privately first",
+    "atomic updates": "Blocks of 1024 to 8192 elements at 4 or 8 warps, both with few programs and with very many",
     "quantised operands": (
         "With few rows of activations: M tile 16 to 64, N tile 64 to 128, K tile 64 to 256, 4 warps, 3 to 5 stages, "
         "split of K if there is one"

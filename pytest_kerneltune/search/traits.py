@@ -23,6 +23,7 @@ _COMPUTE = _WORK | {
 }
 
 STREAMING = "elementwise or streaming"
+_NO_REUSE = "no reuse was found in the source: if each element is touched once, memory bandwidth binds"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ _TRAITS = (
         r"tl\.dot(?:_scaled)?\(|hl\.dot|torch\.(?:matmul|addmm|bmm|mm)\b|wmma::|mma_sync|mma\.sync|wgmma|__dp4a"
         r"|(?:\b|_)\w{0,40}(?:gemm|matmul|gemv)\w{0,40}\b|(?:\b|_)(?:mm|bmm)(?:\b|_)|\bMDIMC\b"
         r"|\A(?s:(?=.*\bBLOCK_(?:SIZE_)?M\b)(?=.*\bBLOCK_(?:SIZE_)?N\b).*\bBLOCK_(?:SIZE_)?K\b)"
-        r"|\w\s*\[[^\]=;]{0,200}\]\s*\+=\s*\w{1,40}\s*\[[^\]=;]{0,200}\]\s*\*\s*\w{1,40}\s*\[",
+        r"|\w\s*\[[^\]=;]{0,200}\]\s*\+=\s*\w{1,40}\s*(?>\[\s*([^\]=;]{0,200}?)\s*\])\s*\*\s*\w{1,40}\s*\[(?!\s*\1\s*\])",
         "operand reuse decides: tile shape first, then depth of the reduction tile, then pipelining",
         absent=frozenset({"attention"}),
     ),
@@ -90,8 +91,9 @@ _TRAITS = (
     Trait(
         "atomic updates",
         r"tl\.atomic_|\batomic(?:Add|Max|Min|CAS|Or|Exch)\b|__atomic_|__sync_fetch|(?:\b|_)histogram\w{0,40}\b",
-        "contention on few addresses bounds it: gather privately (registers, shared memory) over many elements per "
-        "program, then update once; so fewer, longer programs (one to eight times the SMs)",
+        "two costs pull apart: contention on few addresses wants few, long programs that gather privately (registers, "
+        "shared memory) and update once; hiding latency wants every warp slot filled. Recent GPUs take thousands of "
+        "updates to one address in passing, so compare one to eight programs an SM with the most there can be",
     ),
     Trait(
         "gather or scatter",
@@ -128,8 +130,8 @@ _TRAITS = (
     ),
     Trait(
         "loop over loads",
-        r"\A(?s:(?>.*?\bfor\s+\w+\s+in\s+(?:tl\.)?(?:static_)?range\().*?tl\.load)",
-        "num_stages acts on it if it runs more than a few times",
+        r"\A(?s:(?>.*?\bfor\s+\w+\s+in\s+(?:tl\.)?range\().*?tl\.load)",
+        "num_stages acts on it where its loads feed tl.dot or tl.range is given it, and it runs more than a few times",
     ),
 )
 
@@ -150,7 +152,7 @@ def trait_lines(kind: str, names: Iterable[str], source: str) -> list[str]:
     starts: Mapping[str, str] = STARTS.get("triton" if kind == "helion" else kind, {})
     lines = [f"{t.name}: {t.meaning}" + _start(starts, t.name) for t in found]
     if source and not _COMPUTE & {t.name for t in found}:
-        lines.append(f"{STREAMING}: each element is touched once, so memory bandwidth binds{_start(starts, STREAMING)}")
+        lines.append(f"{STREAMING}: {_NO_REUSE}{_start(starts, STREAMING)}")
     return lines
 
 
