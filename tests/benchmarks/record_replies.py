@@ -1,7 +1,7 @@
 """Records a language model's replies to the prompts of the examples, for ``examples/llm_replies.json``.
 
 1. ``python -m tests.benchmarks.record_replies prompts FOLDER -- examples`` runs pytest on the examples against a
-   loopback server that speaks Anthropic Messages and answers nothing; it leaves each kernel's prompt in FOLDER, as
+   loopback server that speaks Anthropic Messages and proposes nothing; it leaves each kernel's prompt in FOLDER, as
    text to hand to a model and as messages. (The Triton kernels' prompts need a machine with a GPU.)
 2. Put the model's whole answer to ``FOLDER/KERNEL.txt`` into ``FOLDER/KERNEL.reply``.
 3. ``python -m tests.benchmarks.record_replies add FOLDER examples/llm_replies.json "MODEL"`` adds the exchanges.
@@ -24,8 +24,11 @@ from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import kernel_name
 
 
+_NOTHING = b'{"content": [{"type": "text", "text": "{\\"configs\\": []}"}], "stop_reason": "end_turn"}'
+
+
 class Recorder(BaseHTTPRequestHandler):
-    """Keeps what was asked; 403 makes the search go on without a reply, at once."""
+    """Keeps what was asked, and proposes nothing: the search goes on without, at once."""
 
     folder = Path()
 
@@ -39,9 +42,10 @@ class Recorder(BaseHTTPRequestHandler):
         plain = [{"role": m.role, "content": m.content} for m in messages]
         (self.folder / f"{name}.json").write_text(json.dumps(plain, indent=1))
         (self.folder / f"{name}.txt").write_text("\n\n".join(m.content for m in messages))
-        self.send_response(403)
-        self.send_header("content-length", "0")
+        self.send_response(200)
+        self.send_header("content-length", str(len(_NOTHING)))
         self.end_headers()
+        self.wfile.write(_NOTHING)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         pass
