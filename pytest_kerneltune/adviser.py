@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _FASTEST = 10
 _PATIENCE = 2
-_TELLING = re.compile("cut off|not recorded")
+_TELLING = re.compile("cut off|not recorded|endless|asked without|recording ends")
 """Outcomes of answered requests that a user should hear of."""
 _INSTEAD = {"random": "random configs took its place", "pattern": "a pattern search took its place"}
 _REPLIES = "replies"
@@ -56,7 +56,9 @@ class Adviser:
                 raise KernelError(f"language model: {model}")
             return Consultation("", _refusing(model), self.fallback, refusal=str(model))
         port = model.port(None if budget is None else time.monotonic() + budget)
-        consultation = Consultation(model.label, port, self.fallback, lambda: port.calls, lambda: port.pending)
+        consultation = Consultation(
+            model.label, port, self.fallback, lambda: port.calls, lambda: port.pending, port.forget
+        )
         self._consultations.append(consultation)
         return consultation
 
@@ -94,7 +96,7 @@ class Adviser:
 @dataclass(frozen=True)
 class Consultation:
     """One search's use of the model: ``port`` is what it asks, ``calls`` gives its requests that ended, ``pending``
-    how many are under way.
+    how many are under way. ``forget`` takes its replies out of the reply cache.
 
     ``refusal`` says why there is no model (empty where there is one).
     """
@@ -104,6 +106,7 @@ class Consultation:
     fallback: str
     calls: Callable[[], Sequence[Call]] = tuple
     pending: Callable[[], int] = int
+    forget: Callable[[], None] = lambda: None
     refusal: str = ""
 
     @property

@@ -117,6 +117,8 @@ class Tuner:
         entry = self._entry(workload, run, winner, _unrepeated(workload, flight, run))
         if consultation is not None and run.counts.get("valid"):
             entry = replace(entry, origin={**entry.origin, _MODEL_USED: consultation.label})
+        elif consultation is not None:
+            consultation.forget()  # what was of no use once is not to be repeated from the reply cache
         flight.store(entry)
         summary = replace(self._summary(run), messages=tuple(_origins(search, prior)))
         if consultation is not None:

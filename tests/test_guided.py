@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -324,6 +323,21 @@ def test_a_fallback_takes_the_place_of_the_rounds_that_are_left() -> None:
         batches, _ = drive(search)
         assert sum(len(b) for b in batches if b.stage == FALLBACK) == expected
         assert [b.note for b in batches if b.note][-1] == "language model: gone"
+
+
+@pytest.mark.parametrize(
+    ("said", "stages"), [(reply({"TILE": 64}), [3, 1]), (LLMError("gone"), [3, 6]), ("no", [3, 6])]
+)
+def test_the_rest_of_the_start_is_for_where_nothing_comes_of_the_model(said: str | LLMError, stages: list[int]) -> None:
+    batches, _ = drive(LLMGuidedSearch(Scripted([said]).submit, initial_random=8, early_random=2))
+    assert [len(batch) for batch in batches] == stages
+    assert batches[1].stage == (MODEL if stages[1] == 1 else START)
+
+
+def test_configs_of_the_user_are_never_left_out_of_the_start() -> None:
+    known = tuple({"TILE": 8, "UNROLL": n, "PAD": 0} for n in (2, 3, 4))
+    search = LLMGuidedSearch.preset(Effort.QUICK, Context(known, Scripted([reply()]).submit, max_configs=5))
+    assert [t.config for t in drive(search)[1]][:4] == [SPACE.default, *known]
 
 
 @pytest.mark.parametrize(("replies", "why"), FAILURES)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import quote
@@ -485,9 +486,13 @@ def test_the_digest_tells_questions_apart_and_nothing_else(asking: Callable[...,
         (
             "openai",
             responses(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
-            Answer(TEXT, 70, 30, "cut off (max_output_tokens)"),
+            Answer(TEXT, 70, 30, "cut off (max_output_tokens); raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS"),
         ),
-        ("anthropic", messages(stop_reason="max_tokens"), Answer(TEXT, 70, 30, "cut off (max_tokens)")),
+        (
+            "anthropic",
+            messages(stop_reason="max_tokens"),
+            Answer(TEXT, 70, 30, "cut off (max_tokens); raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS"),
+        ),
         ("anthropic", messages(usage=None), Answer(TEXT)),
         (
             "anthropic",
@@ -495,10 +500,18 @@ def test_the_digest_tells_questions_apart_and_nothing_else(asking: Callable[...,
             Answer(TEXT, 70, 30),
         ),
         ("chat", chat([{"type": "text", "text": TEXT}, {"type": "image"}]), Answer(TEXT, 70, 30)),
-        ("chat", chat(finish="length"), Answer(TEXT, 70, 30, "cut off (length)")),
+        (
+            "chat",
+            chat(finish="length"),
+            Answer(TEXT, 70, 30, "cut off (length); raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS"),
+        ),
         ("chat", chat(usage={"prompt_tokens": True, "completion_tokens": "30"}), Answer(TEXT)),
         ("ollama", {"message": {"content": TEXT}, "done": True}, Answer(TEXT)),
-        ("ollama", ollama(done_reason="length"), Answer(TEXT, 70, 30, "cut off (length)")),
+        (
+            "ollama",
+            ollama(done_reason="length"),
+            Answer(TEXT, 70, 30, "cut off (length); raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS"),
+        ),
     ],
 )
 def test_unusual_answers(
@@ -649,6 +662,16 @@ def test_pauses_grow_and_attempts_are_limited(server: Server, asking: Callable[.
         (sends(200, error("bad input", code="invalid_prompt")), "reported an error: invalid_prompt, bad input"),
         (sends(307, b"", location="https://elsewhere.example/v1?key=1"), "redirects to elsewhere.example (307)"),
         (sends(302, b"", location="http://[bad"), "redirects to [bad (302)"),
+        (
+            sends(302, b"", location="http://elsewhere:port/"),
+            "redirects to elsewhere:port (302), which is not followed",
+        ),
+        (sends(308, b"", location=f"//{KEY}@h\x7f:-1"), "redirects to h :-1 (308), which is not followed"),
+        (sends(200, b"", x_flood="x" * 200_000), "sent headers that are too long to be read; check KERNELTUNE_LLM_API"),
+        (sends(413, b"too large"), "answered 413: too large; set KERNELTUNE_LLM_SEND_SOURCE=0, or ask a model with a"),
+        (sends(400, error("odd", code="context_length_exceeded")), "set KERNELTUNE_LLM_SEND_SOURCE=0, or ask a model"),
+        (sends(400, error("prompt is too long: 9 tokens > 8 maximum")), "set KERNELTUNE_LLM_SEND_SOURCE=0"),
+        (sends(200, error("Your input exceeds the context window of this model.")), "KERNELTUNE_LLM_SEND_SOURCE=0"),
         (sends(200, b"<html>Sign in</html>", content_type="text/html"), "something that is no reply (text/html)"),
         (sends(200, b""), "sent nothing"),
         (sends(204, b""), "sent nothing"),
@@ -691,6 +714,46 @@ def test_nobody_listening_is_retried_and_reported(server: Server, asking: Callab
     assert text.endswith(f"is the server running at {server.base.removeprefix('http://')}?; tried 4 times")
 
 
+def test_too_many_requests_are_for_another_time(server: Server, asking: Callable[..., Asking]) -> None:
+    server.steps = [sends(429, error("slow down"))]
+    assert asking().fails() == "openai answered 429: slow down; try again later; tried 4 times"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_dead_proxy_is_named_and_its_password_is_not(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+    for name in ("https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://user:secret-of-proxy@{place}")
+    url = "https://models.invalid/v1/responses"
+    model = HttpModel(row_of("openai"), Ask("m"), KEY, url, timeout_s=5, verify=TRUST, sleep=lambda _: None)
+    with pytest.raises(LLMError, match=f"check the proxy {scheme}://{place} ") as failure:
+        model.ask(QUESTION)
+    model.close()
+    assert "secret-of-proxy" not in str(failure.value)
+    assert "models.invalid" not in str(failure.value)
+
+
+def test_a_proxy_that_lets_nothing_through_is_named(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    for name in ("https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", server.base)
+    url = "https://models.invalid/v1/responses"
+    model = HttpModel(row_of("openai"), Ask("m"), KEY, url, timeout_s=5, verify=TRUST, sleep=lambda _: None)
+    with pytest.raises(LLMError, match=rf"ProxyError: 501 .*; check the proxy {server.base} \(HTTPS_PROXY,"):
+        model.ask(QUESTION)
+    model.close()
+
+
+@pytest.mark.skipif(find_spec("socksio") is not None, reason="the package that is to be missing is there")
+def test_a_proxy_that_needs_a_package_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(LLMError, match=r"pip install httpx\[socks\]") as failure:
+        HttpModel(row_of("openai"), Ask("m"), KEY, "https://models.invalid", timeout_s=5, verify=TRUST)
+    assert failure.value.__context__ is None
+
+
 @pytest.mark.parametrize(
     ("provider", "key", "status", "advice"),
     [
@@ -708,11 +771,11 @@ def test_an_error_says_what_to_check(
     assert len(server.received) == 1
 
 
-def test_a_bad_gateway_between_is_named(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+def test_a_bad_gateway_between_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "nonsense://user:secret-of-proxy@127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(LLMError, match="HTTP_PROXY") as failure:
-        HttpModel(row_of("openai"), Ask("m"), KEY, server.base, timeout_s=5, verify=TRUST)
+        HttpModel(row_of("openai"), Ask("m"), KEY, "https://models.invalid", timeout_s=5, verify=TRUST)
     assert "secret" not in str(failure.value)
     assert failure.value.__context__ is None
 
@@ -756,7 +819,8 @@ def test_a_deadline_of_the_caller_holds_for_all_attempts(server: Server, asking:
     model = asking()
     assert "no time for another attempt within 5 s" in model.fails(deadline=time.monotonic() + 5)
     assert model.pauses == [4.0]
-    assert "no complete reply within 0 s" in model.fails(deadline=time.monotonic())
+    late = model.fails(deadline=time.monotonic())
+    assert late == "openai gave no complete reply within 0 s; --autotune-budget sets the limit"
     assert len(server.received) == 2
 
 
@@ -895,6 +959,32 @@ def test_a_field_that_a_server_refuses_is_left_out(
     first, second = (set(request.body) for request in server.received)
     assert first - second == fields
     assert model.pauses == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "refusals", "remark"),
+    [
+        ("openai", ["temperature"], "ok; asked without temperature, which the server refuses"),
+        (
+            "openai",
+            ["reasoning", "temperature"],
+            "ok; asked without reasoning effort and temperature, which the server refuses",
+        ),
+        ("openai", ["max_output_tokens"], "ok; asked without a limit of output tokens, which the server refuses"),
+        ("anthropic", ["thinking", "effort"], "ok; asked without reasoning effort, which the server refuses"),
+        ("anthropic", ["thinking"], "ok"),
+        ("chat", ["max_completion_tokens"], "ok"),
+        ("openai", ["text.format"], "ok"),
+        ("openai", ["stream"], "ok"),
+    ],
+)
+def test_what_a_user_set_and_a_server_refuses_is_said_once(
+    server: Server, asking: Callable[..., Asking], provider: str, refusals: list[str], remark: str
+) -> None:
+    refused = [sends(400, error(f"Unsupported parameter: '{name}'")) for name in refusals]
+    server.steps = [*refused, sends(200, REPLIES[provider]())]
+    model = asking(provider, temperature=0.5, effort="low", stream=True)
+    assert [model.ask().remark for _ in range(2)] == [remark, "ok"]
 
 
 def test_an_older_name_or_a_simpler_form_is_tried_first(server: Server, asking: Callable[..., Asking]) -> None:
@@ -1055,7 +1145,8 @@ def test_what_arrived_of_a_broken_stream_is_the_answer(
     server.steps = [streams(provider, begun(provider, *PIECES[:2]), after_arrival)]
     answer = asking(provider, stream=True, timeout_s=2.0 if end is stalls else 100.0).model.ask(QUESTION, write=write)
     server.released.set()
-    assert (answer.text, answer.remark) == ("".join(PIECES[:2]), f"cut off ({remark})")
+    advice = "; KERNELTUNE_LLM_REQUEST_TIMEOUT_S sets the limit" if end is stalls else ""
+    assert (answer.text, answer.remark) == ("".join(PIECES[:2]), f"cut off ({remark}){advice}")
     assert len(server.received) == 1
 
 
@@ -1105,7 +1196,9 @@ def test_a_failed_response_is_no_answer(server: Server, asking: Callable[..., As
 def test_a_stream_cut_off_by_the_model_says_so(server: Server, asking: Callable[..., Asking]) -> None:
     cut = responses(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
     server.steps = [streams("openai", [{"type": "response.incomplete", "response": cut}])]
-    assert asking(stream=True).ask() == Answer(TEXT, 70, 30, "cut off (max_output_tokens)")
+    assert asking(stream=True).ask() == Answer(
+        TEXT, 70, 30, "cut off (max_output_tokens); raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS"
+    )
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "chat", "ollama"])
@@ -1134,6 +1227,51 @@ def test_an_endless_stream_is_cut_off(server: Server, asking: Callable[..., Aski
     answer = asking("chat", stream=True).ask()
     assert answer.remark == "cut off (more than 8 MiB)"
     assert 0 < len(answer.text) < MAX_BYTES
+
+
+@pytest.mark.parametrize("provider", ["chat", "openrouter", "ollama", "openai"])
+def test_a_stream_of_comments_alone_is_asked_for_again(
+    server: Server, asking: Callable[..., Asking], provider: str
+) -> None:
+    def keeps_alive(handler: Handler) -> None:
+        handler.wfile.write(b": PROCESSING\n\n" * 3)
+
+    server.steps = [streams(provider, [], keeps_alive)]
+    model = asking(provider, stream=True)
+    assert model.fails() == f"{provider} broke off before it wrote an answer; tried 4 times"
+    assert model.pauses == [0.5, 1.0, 2.0]
+
+
+def test_a_stream_is_closed_once_no_more_is_wanted(server: Server, asking: Callable[..., Asking]) -> None:
+    gone = Event()
+
+    def goes_on_and_on(handler: Handler) -> None:
+        block = framed("chat", {"choices": [{"delta": {"content": " and so on"}}]})
+        try:
+            while not server.released.wait(0.001):
+                handler.wfile.write(block)
+        except OSError:
+            gone.set()
+
+    pieces: list[str] = []
+
+    def write(piece: str) -> bool:
+        pieces.append(piece)
+        return len(pieces) < 5
+
+    server.steps = [streams("chat", chat_events(TEXT)[:2], goes_on_and_on)]
+    answer = asking("chat", stream=True).model.ask(QUESTION, write=write)
+    assert answer.text == "".join(pieces)
+    assert answer.remark == "ok; the rest of an endless reply was not read"
+    assert gone.wait(30)
+
+
+def test_a_stream_that_has_ended_is_complete_whether_or_not_more_was_wanted(
+    server: Server, asking: Callable[..., Asking]
+) -> None:
+    server.steps = [sends(200, b"".join(framed("chat", event) for event in chat_events(*PIECES)) + b"data: [DONE]\n\n")]
+    model = asking("chat", stream=True).model
+    assert model.ask(QUESTION, write=lambda _: False) == Answer(TEXT, 70, 30)
 
 
 @pytest.mark.parametrize("at", [1, 9, len(KEY) - 1, len(KEY)])

@@ -105,14 +105,39 @@ def test_a_miss_names_the_sections_that_differ_from_the_nearest_reply(tmp_path: 
     assert f"the prompt's sections {differing} differ from what was recorded;" in miss(file, asked)
 
 
-def test_a_miss_in_a_later_round_says_so(tmp_path: Path) -> None:
+def test_a_later_round_than_was_recorded_ends_the_conversation(tmp_path: Path) -> None:
     file = tmp_path / "replies.json"
     second = [*question(), Message("assistant", "first"), Message("user", "## Task\nMore.")]
     add_exchange(file, question(), "first", "m")
-    assert "the recorded conversation ends earlier;" in miss(file, second)
+    model = connect(LLMOptions(replies=file))
+    assert [model.submit(m).result(5) for m in (question(), second)] == ["first", '{"configs": []}']
+    third = [*second, Message("assistant", "second"), Message("user", "## Task\nMore.")]
+    assert model.submit(third).result(5) == '{"configs": []}'
+    assert [c.outcome for c in model.calls] == ["replayed", *["the recording ends here"] * 2]
+    model.close()
+
+
+def test_a_later_round_whose_beginning_is_not_recorded_is_a_miss(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    second = [*question(), Message("assistant", "first"), Message("user", "## Task\nMore.")]
     add_exchange(file, second, "second", "m")
     other = [*question(), Message("assistant", "other"), second[-1]]
     assert "the prompt's section the quoted reply differs" in miss(file, other)
+    add_exchange(file, question(), "first", "m")
+    document = json.loads(file.read_text())
+    document["exchanges"] = [{**document["exchanges"][1], "request": "by another rule"}]
+    file.write_text(json.dumps(document))
+    assert "the recorded conversation ends earlier;" in miss(file, second)
+
+
+def test_a_reply_that_was_cut_off_says_so_when_it_is_replayed(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    recorder = Recorder(file, "m")
+    recorder.record(HELLO, Answer("half", remark="cut off (length); raise it"))
+    recorder.record(question(), Answer("whole", remark="ok; asked without temperature"))
+    replies = RecordedReplies(file)
+    assert replies.ask(HELLO) == Answer("half", remark="replayed; cut off (length); raise it")
+    assert replies.ask(question()) == Answer("whole", remark="replayed")
 
 
 def test_a_miss_for_an_unknown_kernel_lists_those_that_are_known(tmp_path: Path) -> None:
@@ -223,7 +248,7 @@ class Echo:
         """Nothing is open."""
 
 
-def test_what_is_recorded_is_replayed_with_its_tokens(tmp_path: Path) -> None:
+def test_what_is_recorded_is_replayed_and_costs_nothing(tmp_path: Path) -> None:
     file = tmp_path / "replies.json"
     model = LanguageModel("openai gpt", Echo(), record=Recorder(file, "openai gpt").record)
     first = model.submit(question()).result(5)
@@ -234,7 +259,8 @@ def test_what_is_recorded_is_replayed_with_its_tokens(tmp_path: Path) -> None:
     assert replayed.label == "recorded replies (openai gpt) from replies.json"
     assert replayed.submit(question(("another GPU",))).result(5) == first
     (call,) = replayed.calls
-    assert (call.tokens_in, call.tokens_out, call.outcome, call.cached) == (11, 4, "replayed", False)
+    assert (call.tokens_in, call.tokens_out, call.outcome, call.cached) == (None, None, "replayed", False)
+    assert json.loads(file.read_text())["exchanges"][0]["tokens_in"] == 11
     replayed.close()
 
 

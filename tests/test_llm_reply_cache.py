@@ -119,6 +119,44 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
     assert [cache.ask(HELLO).text for _ in range(2)] == [text, text]
 
 
+def test_an_answer_with_a_remark_that_is_whole_is_kept(tmp_path: Path) -> None:
+    cache = CachedReplies(Source(Answer("first", remark="ok; asked without temperature")), tmp_path)
+    assert [cache.ask(HELLO).text for _ in range(2)] == ["first", "first"]
+
+
+def test_a_port_forgets_what_was_kept_for_it_or_served_to_it(tmp_path: Path) -> None:
+    source = Source(Answer("junk"), Answer("other"), Answer("second"), Answer("third"))
+    for text in ("junk", "second", "third"):
+        model = LanguageModel("m", CachedReplies(source, tmp_path))
+        port, another = model.port(), model.port()
+        assert port(HELLO).result(5) == text
+        assert another(OTHER).result(5) == "other"
+        port.forget()
+        port.forget()
+        assert len(files(tmp_path)) == 1
+        model.close()
+    with pytest.raises(LLMError, match="no more answers"):
+        CachedReplies(source, tmp_path).ask(HELLO)
+
+
+def test_forgetting_never_fails_and_touches_nothing_foreign(kept: Path, tmp_path: Path) -> None:
+    without = LanguageModel("m", Source(Answer("text"))).port()
+    without(HELLO).result(5)
+    without.forget()
+    port = LanguageModel("m", CachedReplies(Source(Answer("text")), tmp_path)).port()
+    port.forget()
+    assert kept.exists()
+    port(HELLO).result(5)
+    kept.write_text("mine")
+    port.forget()
+    assert kept.read_text() == "mine"
+    kept.unlink()
+    port.forget()
+    kept.mkdir()
+    port.forget()
+    assert kept.is_dir()
+
+
 def edited(**changes: object) -> Callable[[str], str]:
     return lambda text: json.dumps({**json.loads(text), **changes})
 

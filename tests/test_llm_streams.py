@@ -85,7 +85,7 @@ def test_sloppy_streams_are_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("merge", MERGES)
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"<html>", b"data: \n\n", b": ping\n\n", b"data: 3\n\n", b"plain"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"<html>", b"data: \n\n", b"data: 3\n\n", b"plain"])
 def test_what_is_no_reply_is_none(merge: Merge, content: bytes) -> None:
     stream, pieces = fed([content], merge)
     assert stream.whole is None
@@ -121,6 +121,14 @@ def test_no_event_however_odd_breaks_the_reading(merge: Merge) -> None:
         assert isinstance(stream.whole, dict)
 
 
+@pytest.mark.parametrize("merge", MERGES)
+def test_a_stream_of_comments_alone_is_broken(merge: Merge) -> None:
+    for content in (b": ping\n\n", b"\n :\r\n: : ping : x\r\n\r\n", b": " * 10_000):
+        stream, _ = fed([content], merge)
+        assert (stream.whole, stream.broken) == (None, True)
+    assert not fed([b": ping\n\nplain"], merge)[0].broken
+
+
 def test_lines_of_json_end_with_the_done_one() -> None:
     lines = [
         {"message": {"content": "a", "thinking": "hm"}, "done": False},
@@ -131,7 +139,12 @@ def test_lines_of_json_end_with_the_done_one() -> None:
     stream, pieces = fed([content[:20], content[20:]], merge_ollama)
     assert pieces == ["ab"]
     answer = read_ollama(stream.whole)
-    assert (answer.text, answer.tokens_in, answer.tokens_out, answer.remark) == ("ab", 7, 3, "cut off (length)")
+    assert (answer.text, answer.tokens_in, answer.tokens_out, answer.remark) == (
+        "ab",
+        7,
+        3,
+        "cut off (length); raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS",
+    )
     cut, _ = fed([json.dumps(lines[0]).encode()], merge_ollama)
     assert (cut.text, cut.broken) == ("a", True)
 
@@ -167,7 +180,12 @@ def test_anthropic_counts_come_in_two_events() -> None:
     end = {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": usage}
     stream, _ = fed(events(start, text, end), merge_anthropic)
     answer = read_anthropic(stream.whole)
-    assert (answer.text, answer.tokens_in, answer.tokens_out, answer.remark) == ("a", 7, 3, "cut off (max_tokens)")
+    assert (answer.text, answer.tokens_in, answer.tokens_out, answer.remark) == (
+        "a",
+        7,
+        3,
+        "cut off (max_tokens); raise KERNELTUNE_LLM_MAX_OUTPUT_TOKENS",
+    )
     assert not stream.broken
 
 

@@ -22,6 +22,15 @@ def test_what_was_written_can_be_read_at_any_time() -> None:
     assert not reply.done()
 
 
+def test_who_writes_learns_when_it_is_enough() -> None:
+    reply = StreamedReply()
+    assert reply.write("one ")
+    reply.enough()
+    assert not reply.write("two ")
+    assert reply.read(beyond=0) == "one two "
+    assert not reply.done()
+
+
 def test_reading_waits_for_more() -> None:
     reply = StreamedReply()
     reply.write("one")

@@ -191,6 +191,64 @@ def test_configs_are_given_while_the_model_still_writes() -> None:
     assert tiles([early]) in ([[1, 2]], [[1, 2, 4]]), "what is left comes with the end"
 
 
+AFTERMATHS = {
+    "more configs": '{"TILE": 2, "UNROLL": 3}, ' * 400,
+    "words": "and so on " * 1000,
+    "another document": "x" * 6000 + reply(128, 256),
+    "spaces": " " * MAX_CHARACTERS,
+}
+
+
+@pytest.mark.parametrize("aftermath", AFTERMATHS)
+@pytest.mark.parametrize("before", ["", "Well, " * 1000])
+def test_a_reply_that_goes_on_and_on_is_not_read_to_its_end(before: str, aftermath: str) -> None:
+    text = before + reply(1, 2, 4, 8).removesuffix("]}") + ", " + AFTERMATHS[aftermath]
+    expected = taken(ReplyInPieces([text]), limit=3)[1]
+    assert list(chain(*tiles([expected.new]))) == [1, 2, 4]
+    for step in (100, 1000, 5000):
+        future = ReplyInPieces(cut(text, range(0, len(text), step)), LLMError("out of time"))
+        answer = taken(future, limit=3)[1]
+        assert (answer.new, answer.reply, answer.counts, answer.error) == (
+            (expected.new, expected.reply, expected.counts, "")
+        )
+        assert not future.write("more")
+    assert taken(answered(text), limit=3)[1].new == expected.new
+
+
+def test_a_writer_that_is_told_to_stop_ends_the_round() -> None:
+    future, text = StreamedReply(), reply(1, 2, 4, 8).removesuffix("]}") + ", "
+    written: list[str] = []
+
+    def write() -> None:
+        piece = text
+        while len(written) < 100_000 and future.write(piece):
+            piece = "and so on "
+            written.append(piece)
+        future.set_result(text + "".join(written))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    batches, answer = taken(future, limit=3)
+    writer.join()
+    assert list(chain(*tiles(batches))) == [1, 2, 4]
+    assert answer.error == ""
+    assert len(written) < 100_000
+
+
+@pytest.mark.parametrize("rest", ["", " " * 3000, " and so on" * 300])
+def test_a_usual_reply_is_read_to_its_end(rest: str) -> None:
+    future = ReplyInPieces(list(reply(1, 2, 4, 8) + rest))
+    taken(future, limit=3)
+    assert future.write("more")
+
+
+def test_a_long_reply_that_lacks_configs_is_read_to_its_end() -> None:
+    future = ReplyInPieces(cut("Well, " * 2000 + reply(1, 2), range(0, 12_000, 100)))
+    batches, _ = taken(future, limit=3)
+    assert list(chain(*tiles(batches))) == [1, 2]
+    assert future.write("more")
+
+
 FRAGMENTS = [
     *('{"configs": [', '{"configs":', "[", "]", "{", "}", "},", ", ", "\n", '"', "'", "\\", "<think>", "</think>"),
     *('{"TILE": 32}', '{"TILE": 128, "UNROLL": 4}', '{"UNROLL": 1e0}', '{"UNROLL": 7,', '{"TILE": 1_6}', "]}"),

@@ -4,6 +4,7 @@
 :class:`LanguageModel`, whose ``port`` makes what searches take. Nothing here reads the environment.
 
 - ``providers``, ``access``, ``http``: one row each; addresses, keys and certificates; one question over HTTP.
+- ``client``, ``quiet``, ``redaction``: no proxy, log or message gets to see what is secret.
 - ``source``: what answers. ``reply_cache``, ``recorded``, ``recording``: answers given before, replayed, written down.
 - ``model``, ``calls``, ``connecting``: questions in the background, what they cost, and from options to all of it.
 """

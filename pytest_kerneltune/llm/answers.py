@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_kerneltune.errors import LLMError
+from pytest_kerneltune.llm.access import variable
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,21 @@ class Answer:
     remark: str = "ok"
 
 
-def cut_off(why: str) -> str:
+ENDLESS = "ok; the rest of an endless reply was not read"
+"""The remark on an answer that was read only as far as it was wanted."""
+
+
+_CUT_OFF = "cut off"
+
+
+def is_complete(answer: Answer) -> bool:
+    """Whether it did not end early."""
+    return not answer.remark.startswith(_CUT_OFF)
+
+
+def cut_off(why: str, advice: str = "") -> str:
     """The remark on an answer that ended early."""
-    return f"cut off ({why})"
+    return f"{_CUT_OFF} ({why})" + (f"; {advice}" if advice else "")
 
 
 def objects(items: Any) -> Iterator[dict[str, Any]]:
@@ -115,9 +128,11 @@ def _answer(text: str, stopped: str, refusal: str, usage: Any) -> Answer:
     if refusal:
         raise LLMError(f"the model refused to answer: {refusal}")
     tokens_in, tokens_out = tokens(usage)
+    too_short = re.search("token|length", stopped)
     if text.strip():
-        return Answer(text, tokens_in, tokens_out, cut_off(stopped) if stopped else "ok")
-    if re.search("token|length", stopped):
+        advice = f"raise {variable('MAX_OUTPUT_TOKENS')}" if too_short else ""
+        return Answer(text, tokens_in, tokens_out, cut_off(stopped, advice) if stopped else "ok")
+    if too_short:
         raise LLMError(f"the model spent its output tokens{_spent(usage, tokens_out)} before it wrote an answer")
     raise LLMError(f"the model gave no answer ({stopped or 'the reply holds no text'})")
 

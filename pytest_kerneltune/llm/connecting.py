@@ -7,6 +7,7 @@ the frames in which keys are at hand.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from pytest_kerneltune.llm.providers import (
     provider_of_key,
     provider_of_model,
 )
+from pytest_kerneltune.llm.redaction import Redaction, secrets_of
 from pytest_kerneltune.llm.source import DigestingSource, Source
 
 RECORDED = "recorded"
@@ -113,7 +115,7 @@ def _connected(options: LLMOptions) -> LanguageModel:
         from pytest_kerneltune.llm.reply_cache import CachedReplies
 
         source = CachedReplies(http, Path(options.reply_cache), label)
-    return LanguageModel(label, source, options.request_timeout_s, record)
+    return LanguageModel(label, source, options.request_timeout_s, record, _redaction(options).messages)
 
 
 # Recorded replies
@@ -131,7 +133,7 @@ def _replaying(options: LLMOptions) -> LanguageModel:
     if not options.replies:
         raise LLMUnavailable(f"no file of recorded replies is named: set {variable('REPLIES')}")
     source = RecordedReplies(Path(options.replies))
-    return LanguageModel(source.label, source)
+    return LanguageModel(source.label, source, clean=_redaction(options).messages)
 
 
 def _record(path: str | Path, label: str) -> Record | None:
@@ -142,13 +144,29 @@ def _record(path: str | Path, label: str) -> Record | None:
     return Recorder(Path(path), label).record
 
 
+# Secrets
+
+
+def _redaction(options: LLMOptions) -> Redaction:
+    """Of all that is secret, also of other providers: a prompt may show it."""
+    headers: Mapping[str, str] = {}
+    with suppress(LLMUnavailable):  # said where they are used
+        headers = clean_headers(options.extra_headers)
+    keys = [key.strip() for key in (options.api_key, *options.provider_keys.values())]
+    bases = [options.api_base, *options.provider_bases.values()]
+    secrets = {secret for key in keys for base in bases for secret in secrets_of(key, headers, base)}
+    return Redaction([*secrets, options.client_key_password])
+
+
 # Over HTTP
 
 
 def _source(options: LLMOptions, provider: Provider, model: str) -> DigestingSource:
     from pytest_kerneltune.llm.http import HttpModel
 
-    key = clean_key(options.api_key or options.provider_keys.get(provider.name, ""))
+    # Another provider's key does not go to a server of the user's own unasked.
+    is_own = provider.name == COMPATIBLE and options.api_base
+    key = clean_key(options.api_key or ("" if is_own else options.provider_keys.get(provider.name, "")))
     own_base = options.api_base or options.provider_bases.get(provider.name, "")
     if provider.key_required and not key and not own_base:
         raise LLMUnavailable(f"no key for {provider.name}: set {provider.key_variable} or {variable('API_KEY')}")

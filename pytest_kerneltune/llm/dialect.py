@@ -21,6 +21,9 @@ _UNNAMED = re.compile(
     r".*(un(known|supported|recogni|expected)|extra|not (permitted|allowed|supported)|additional)",
     re.IGNORECASE | re.DOTALL,
 )
+_SETTINGS = {"temperature": "temperature", "effort": "reasoning effort", "cap": "a limit of output tokens"}
+"""What a user may have set, by the part that it is."""
+
 _OF_OUR_OWN_ACCORD = ("schema", CACHE, "store", STREAM)
 
 
@@ -47,6 +50,7 @@ class Dialect:
     def __init__(self, form: Format, ask: Ask) -> None:
         self._format, self._ask = form, ask
         self._refused: dict[str, int] = {}
+        self._news: dict[str, None] = {}
 
     def draft(self, messages: Sequence[Message]) -> Draft:
         """The request that the server has not refused any part of, so far."""
@@ -64,7 +68,14 @@ class Dialect:
         part = draft.blamed(complaint) if complaint else None
         if part is not None:
             self._refused[part.name] = draft.forms.get(part.name, 0) + 1
+            if part.name in _SETTINGS and self._refused[part.name] == len(part.forms):
+                self._news[_SETTINGS[part.name]] = None
         return part is not None
+
+    def news(self) -> str:
+        """Which of the user's settings have been left out since it was last asked; empty or "; asked without ..."."""
+        names, self._news = self._news, {}
+        return f"; asked without {' and '.join(names)}, which the server refuses" if names else ""
 
     def _parts(self, messages: Sequence[Message]) -> list[Part]:
         schema = messages.schema if isinstance(messages, Request) else None

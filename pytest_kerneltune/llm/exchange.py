@@ -25,14 +25,21 @@ class TooLarge(Exception):
     """A reply of more than ``MAX_BYTES``."""
 
 
+class Enough(Exception):
+    """Who reads the reply wants no more of it."""
+
+
 class Alarm:
     """Ends a connection after some seconds, whatever it is doing; ``rung`` says whether it came to that.
+
+    ``reached`` is the host and port that was connected to, or tried last.
 
     The stack's own limits count from read to read, so that a trickle of bytes would pass them for ever.
     """
 
     def __init__(self, seconds: float) -> None:
         self.rung = False
+        self.reached: tuple[str, int] = ("", 0)
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._ring)
@@ -49,6 +56,8 @@ class Alarm:
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """A ``trace`` extension of requests: finds the connection's socket."""
+        if event.endswith(".connect_tcp.started"):
+            self.reached = info["host"], info["port"]
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             with self._lock:
                 self._socket = info["return_value"].get_extra_info("socket")

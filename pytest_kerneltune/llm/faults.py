@@ -22,6 +22,7 @@ import httpx
 
 from pytest_kerneltune.llm.access import is_loopback, variable
 from pytest_kerneltune.llm.bodies import STREAM
+from pytest_kerneltune.llm.client import LOCATION, PROXY_VARIABLES, proxies
 from pytest_kerneltune.llm.redaction import MAX_LINE, Redaction
 from pytest_kerneltune.llm.streams import decoded
 
@@ -34,6 +35,11 @@ _ABOUT_TLS = re.compile(r"certificate|\bssl\b|tlsv1|handshake", re.IGNORECASE)
 _WE_OBJECT = re.compile(r"verify failed", re.IGNORECASE)
 _NO_SUCH_MODEL = re.compile(r"(invalid|unknown|no such) model|model\b.{0,60}not (exist|found)", re.IGNORECASE)
 _NO_SUCH_HOST = re.compile(r"not known|no address associated|nodename", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context.{0,12}(length|window|size)|(prompt|input|request).{0,20}too (long|large)|too many (input )?tokens",
+    re.IGNORECASE,
+)
+_FLOOD = re.compile("too (long|large|many)", re.IGNORECASE)
 _OURS = httpx.UnsupportedProtocol | httpx.LocalProtocolError
 
 
@@ -42,7 +48,8 @@ class Fault:
     """Why an attempt failed.
 
     ``pause_s`` is how long the server asks to wait (None: it does not say). ``complaint`` is what a server said that
-    may refuse a field of the request. ``cut`` says in a few words why a reply under way ended.
+    may refuse a field of the request. ``cut`` says in a few words why a reply under way ended, ``cut_advice`` what to
+    do about it.
     """
 
     text: str
@@ -50,6 +57,7 @@ class Fault:
     pause_s: float | None = None
     complaint: str = ""
     cut: str = "connection lost"
+    cut_advice: str = ""
 
 
 class Faults:
@@ -61,14 +69,19 @@ class Faults:
     def __init__(self, name: str, key_variable: str, url: str, credentials: bool, redaction: Redaction) -> None:
         self._name, self._credentials, self._redaction = name, credentials, redaction
         self._keys = " or ".join(filter(None, [key_variable, variable("API_KEY")]))
-        self._url = urlsplit(url)
+        self._url, self._proxies = urlsplit(url), proxies(url)
 
-    def made(self, text: str, advice: str = "", *, retry: bool = False, cut: str = "connection lost") -> Fault:
+    def made(
+        self, text: str, advice: str = "", *, retry: bool = False, cut: str = "connection lost", cut_advice: str = ""
+    ) -> Fault:
         """A fault of the provider's: "NAME TEXT; ADVICE"."""
-        return Fault(self._text(text, advice), retry, cut=cut)
+        return Fault(self._text(text, advice), retry, cut=cut, cut_advice=cut_advice)
 
-    def of_exception(self, error: Exception) -> Fault:
-        """What the HTTP stack raised; its text may quote the key, so it goes no further than this."""
+    def of_exception(self, error: Exception, reached: tuple[str, int] = ("", 0)) -> Fault:
+        """What the HTTP stack raised; its text may quote the key, so it goes no further than this.
+
+        ``reached`` is the host and port that was connected to, or tried.
+        """
         kind = type(error).__name__
         if isinstance(error, httpx.DecodingError | zlib.error):
             return self.made("sent a reply that is packed in another way than asked for")
@@ -79,12 +92,14 @@ class Faults:
         text = f"could not be asked ({kind}: {self._quoted(told)})"
         if _ABOUT_TLS.search(str(error)):
             return self.made(text, self._tls_advice(str(error)))
+        proxy = self._proxies.get(reached, "")
         if isinstance(error, httpx.ProxyError):
-            return self.made(
-                text, "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY", retry=bool(_PASSING.search(str(error)))
-            )
+            return self.made(text, _proxy_advice(proxy), retry=bool(_PASSING.search(str(error))))
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return self.made(text, self._connection_advice(), retry=not _NO_SUCH_HOST.search(str(error)))
+            advice = _proxy_advice(proxy) if proxy else self._connection_advice()
+            return self.made(text, advice, retry=not _NO_SUCH_HOST.search(str(error)))
+        if isinstance(error, httpx.RemoteProtocolError) and _FLOOD.search(str(error)):
+            return self.made("sent headers that are too long to be read", f"check {variable('API_BASE')}")
         return self.made(text, retry=True)
 
     def of_status(self, response: httpx.Response, content: bytes) -> Fault:
@@ -105,7 +120,8 @@ class Faults:
         """An error that a provider reports with a good status, or within a stream."""
         said = ", ".join(_words(error)) or "no reason given"
         passing = _PASSING.search(json.dumps(error)) and not _SPENT.search(said)
-        text = self._text(f"reported an error: {self._quoted(said)}")
+        advice = _ROOM_ADVICE if _TOO_LONG.search(said) else ""
+        text = self._text(f"reported an error: {self._quoted(said)}", advice)
         return Fault(text, bool(passing), complaint=_refusal(500, said), cut=self._quoted(said, 80))
 
     def of_unreadable(self, response: httpx.Response, content: bytes) -> Fault:
@@ -121,7 +137,7 @@ class Faults:
         return Fault(self._redaction.line(f"{self._name}: {self._quoted(reason)}{advice}"))
 
     def _redirect(self, response: httpx.Response) -> Fault:
-        target = re.sub(r"^(\w+:)?//([^/?#]*@)?([^/?#]*).*|.*", r"\3", response.headers.get("location", ""), count=1)
+        target = re.sub(r"^(\w+:)?//([^/?#]*@)?([^/?#]*).*|.*", r"\3", response.extensions.get(LOCATION, ""), count=1)
         text = f"redirects to {self._quoted(target) or 'another path'} ({response.status_code}), which is not followed"
         return self.made(text, f"set {variable('API_BASE')} to where it is")
 
@@ -135,8 +151,14 @@ class Faults:
         if status == 404:
             what = f"check {variable('MODEL')}, and that {variable('API_BASE')} serves {self._url.path}"
             return f"answered 404: {text}", what
-        advice = "the account's quota or credit is spent" if spent or status == 402 else ""
-        if status == 400 and _ABOUT_TLS.search(text):
+        advice = ""
+        if spent or status == 402:
+            advice = "the account's quota or credit is spent"
+        elif status == 413 or (status < 500 and _TOO_LONG.search(text)):
+            advice = _ROOM_ADVICE
+        elif status == 429:
+            advice = "try again later"
+        elif status == 400 and _ABOUT_TLS.search(text):
             advice = self._tls_advice(text)
         elif status == 400 and _NO_SUCH_MODEL.search(text):
             advice = f"check {variable('MODEL')}"
@@ -172,6 +194,13 @@ class Faults:
     def _text(self, text: str, advice: str = "") -> str:
         advice = f"; {advice}" if advice else ""
         return self._redaction.line(f"{self._name} {text}", MAX_LINE - _ROOM_FOR_MORE - len(advice)) + advice
+
+
+_ROOM_ADVICE = f"set {variable('SEND_SOURCE')}=0, or ask a model with a longer context"
+
+
+def _proxy_advice(proxy: str) -> str:
+    return f"check the proxy{f' {proxy}' if proxy else ''} ({PROXY_VARIABLES})"
 
 
 def _error_body(content: bytes) -> Any:

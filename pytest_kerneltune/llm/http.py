@@ -23,18 +23,19 @@ from dataclasses import replace
 from hashlib import sha256
 from types import MappingProxyType
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from pytest_kerneltune.errors import LLMError, LLMUnavailable
+from pytest_kerneltune.errors import LLMError
 from pytest_kerneltune.llm.access import variable
-from pytest_kerneltune.llm.answers import Answer, cut_off, reported_error, tokens
+from pytest_kerneltune.llm.answers import ENDLESS, Answer, as_object, cut_off, reported_error, tokens
+from pytest_kerneltune.llm.client import client
 from pytest_kerneltune.llm.dialect import Dialect
-from pytest_kerneltune.llm.exchange import ENCODING, MAX_BYTES, Alarm, TooLarge, unpacked
+from pytest_kerneltune.llm.exchange import ENCODING, MAX_BYTES, Alarm, Enough, TooLarge, unpacked
 from pytest_kerneltune.llm.faults import Fault, Faults
 from pytest_kerneltune.llm.providers import Ask, Body, Provider
-from pytest_kerneltune.llm.redaction import RedactedPieces, Redaction
+from pytest_kerneltune.llm.quiet import unlogged
+from pytest_kerneltune.llm.redaction import RedactedPieces, Redaction, secrets_of
 from pytest_kerneltune.llm.source import Write, ignore
 from pytest_kerneltune.llm.streams import ReplyStream
 from pytest_kerneltune.search import Message
@@ -85,12 +86,11 @@ class HttpModel:
         self._provider, self._url, self._dialect = provider, url, Dialect(provider.format, ask)
         self._label = f"{provider.name} {ask.model}"
         self._timeout_s, self._clock, self._sleep, self._jitter = timeout_s, clock, sleep, jitter
-        in_address = (value for _, value in parse_qsl(urlsplit(url).query))
-        self._redaction = Redaction([key, *headers.values(), *in_address])
+        self._redaction = Redaction(secrets_of(key, headers, url))
         signed = not _CREDENTIALS.isdisjoint(map(str.lower, headers))
         self._headers = _headers(provider, "" if signed else key, headers)
         self._faults = Faults(provider.name, provider.key_variable, url, bool(key) or signed, self._redaction)
-        self._client = _client(verify)
+        self._client = client(verify, url)
 
     def __repr__(self) -> str:
         return f"<HttpModel {self._label}>"
@@ -114,9 +114,10 @@ class HttpModel:
         limit = _Limit(deadline, deadline - started, deadline == started + self._timeout_s)
         while True:
             draft = self._dialect.draft(messages)
-            outcome = self._attempt(draft.body, limit, write)
+            with unlogged():
+                outcome = self._attempt(draft.body, limit, write)
             if isinstance(outcome, Answer):
-                return outcome
+                return replace(outcome, remark=outcome.remark + self._dialect.news())
             if not self._dialect.learn(draft, outcome.complaint):
                 attempts += 1
                 self._sleep(self._pause(outcome, attempts, limit))
@@ -145,20 +146,21 @@ class HttpModel:
         with Alarm(left_s) as alarm:
             try:
                 response = self._exchange(body, left_s, alarm, reply, pieces)
+            except Enough:
+                return self._so_far(reply, ENDLESS)
             except TooLarge:
                 fault = self._faults.made(f"sent more than {_MAX_MIB} MiB", cut=f"more than {_MAX_MIB} MiB")
             except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
                 fault = late
             except Exception as error:  # anything of the HTTP stack may quote the key: only its cleaned text goes on
-                fault = self._faults.of_exception(error)
+                fault = self._faults.of_exception(error, alarm.reached)
         pieces.end()
         return self._outcome(response, reply, late if alarm.rung else fault)
 
     def _late(self, limit: _Limit) -> Fault:
-        advice = f"{variable('REQUEST_TIMEOUT_S')} sets the limit" if limit.own else ""
-        return self._faults.made(
-            f"gave no complete reply within {max(limit.seconds, 0):.3g} s", advice, cut="out of time"
-        )
+        advice = f"{variable('REQUEST_TIMEOUT_S') if limit.own else '--autotune-budget'} sets the limit"
+        text = f"gave no complete reply within {max(limit.seconds, 0):.3g} s"
+        return self._faults.made(text, advice, cut="out of time", cut_advice=advice)
 
     def _exchange(
         self, body: Body, left_s: float, alarm: Alarm, reply: ReplyStream, pieces: RedactedPieces
@@ -179,6 +181,8 @@ class HttpModel:
                 pieces.take(reply.feed(chunk))
                 if reply.over:
                     return response
+                if not pieces.wanted:
+                    raise Enough
             pieces.take(reply.finish())
         return response
 
@@ -195,15 +199,13 @@ class HttpModel:
         elif reply.is_stream:
             fault = None  # all is there, whatever came after it
         if fault is not None:
-            return self._partial(reply, payload, fault)
+            return self._so_far(reply, cut_off(fault.cut, fault.cut_advice)) if reply.text.strip() else fault
         if response is not None and not isinstance(body, dict):
             return self._faults.of_unreadable(response, bytes(reply.content))
         return self._answer(payload)
 
-    def _partial(self, reply: ReplyStream, payload: Body, fault: Fault) -> Answer | Fault:
-        if not reply.text.strip():
-            return fault
-        return Answer(self._redaction.reply(reply.text), *tokens(payload.get("usage")), cut_off(fault.cut))
+    def _so_far(self, reply: ReplyStream, remark: str) -> Answer:
+        return Answer(self._redaction.reply(reply.text), *tokens(as_object(reply.whole).get("usage")), remark)
 
     def _answer(self, payload: Body) -> Answer | Fault:
         try:
@@ -218,12 +220,3 @@ def _headers(provider: Provider, key: str, extra: Mapping[str, str]) -> dict[str
     stated = {"content-type": "application/json", "accept": _ACCEPTED, "user-agent": _AGENT}
     sources = (stated, provider.headers, provider.sign(key) if key else {}, extra, {"accept-encoding": ENCODING})
     return {name.lower(): value for source in sources for name, value in source.items()}
-
-
-def _client(verify: ssl.SSLContext) -> httpx.Client:
-    # Each request has a connection of its own: one kept would have died between two questions minutes apart.
-    try:
-        return httpx.Client(verify=verify, follow_redirects=False, limits=httpx.Limits(max_keepalive_connections=0))
-    except Exception as error:  # its text may quote a proxy's password
-        kind = type(error).__name__
-    raise LLMUnavailable(f"no HTTP client can be set up ({kind}): check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY")

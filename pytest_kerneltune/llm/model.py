@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
+from pytest_kerneltune.llm.access import variable
 from pytest_kerneltune.llm.calls import Call
 from pytest_kerneltune.llm.providers import Answer
-from pytest_kerneltune.llm.source import KeptAnswer, Source
+from pytest_kerneltune.llm.source import ForgettingSource, KeptAnswer, Source
 from pytest_kerneltune.search.port import Message, StreamedReply
 
 _GRACE_S = 1.0
+_SHARE = 0.5  # of a search's time that is left, for one request: what follows it, or takes its place, needs the rest
 
 Record: TypeAlias = Callable[[Sequence[Message], Answer], Answer]
 """Is given an answer and what was asked, and returns the answer."""
 
+Clean: TypeAlias = Callable[[Sequence[Message]], Sequence[Message]]
+"""Strikes what is secret out of a question."""
+
+_LIMIT_ADVICE = f"{variable('REQUEST_TIMEOUT_S')} sets the limit"
+_BUDGET_ADVICE = "--autotune-budget sets the limit"
+
 
 class Port:
-    """What one search asks a model through; its requests end by ``until`` (seconds of ``time.monotonic``).
+    """What one search asks a model through; ``until`` is when that search ends (seconds of ``time.monotonic``).
+
+    A request may take half of the time that is left then.
 
     ``calls`` is the account of those that ended, also after the search did.
     """
@@ -30,10 +42,18 @@ class Port:
         self.calls: list[Call] = []
         self.until = until
         self._model = model
+        self._asked: list[Sequence[Message]] = []
 
     def __call__(self, messages: Sequence[Message]) -> StreamedReply:
         """Ask in the background; the future's result is the reply's text, or it raises LLMError."""
+        messages = self._model.cleaned(messages)
+        self._asked.append(messages)
         return self._model.begin(messages, self)
+
+    def forget(self) -> None:
+        """Remove what the reply cache holds for its requests, so that the next run asks anew."""
+        for messages in self._asked:
+            self._model.forget(messages)
 
     @property
     def pending(self) -> int:
@@ -60,14 +80,15 @@ class LanguageModel:
         source: Source,
         limit_s: float | None = None,
         record: Record | None = None,
+        clean: Clean | None = None,
     ) -> None:
         """``limit_s`` is a last resort: a request fails this long after it was submitted, whatever ``source`` does.
 
-        ``record`` is given each answer before it is handed on.
+        ``clean`` is given each question before anything else is, ``record`` each answer before it is handed on.
         """
         self.label = label
         self.calls: list[Call] = []
-        self._source, self._limit_s, self._record = source, limit_s, record
+        self._source, self._limit_s, self._record, self._clean = source, limit_s, record, clean
         self._lock = threading.Lock()
         self._under_way: set[_Request] = set()
         self._closed = False
@@ -96,14 +117,26 @@ class LanguageModel:
         """Ask in the background; the future's result is the reply's text, or it raises LLMError."""
         return self.port()(messages)
 
+    def cleaned(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """What is asked where ``messages`` are to be: without what is secret."""
+        return messages if self._clean is None else self._clean(messages)
+
+    def forget(self, messages: Sequence[Message]) -> None:
+        """Remove what a reply cache holds for ``messages``; does nothing without one, or where that fails."""
+        if isinstance(self._source, ForgettingSource):
+            with suppress(OSError, ValueError):
+                self._source.forget(messages)
+
     def under_way(self, port: Port) -> int:
         """How many requests of ``port`` are under way."""
         with self._lock:
             return sum(request.port is port for request in self._under_way)
 
     def begin(self, messages: Sequence[Message], port: Port) -> StreamedReply:
-        """As :meth:`submit`, on the account of ``port`` too."""
+        """As :meth:`submit`, of messages that are clean, on the account of ``port`` too."""
         request, until = _Request(port), port.until
+        if until is not None:
+            until = request.started + (until - request.started) * _SHARE
         request.reply.set_running_or_notify_cancel()
         with self._lock:
             self._under_way.add(request)
@@ -111,7 +144,7 @@ class LanguageModel:
         if closed:
             self._end(request, LLMError(f"{self.label} was not asked: the run has ended"))
         elif until is not None and until <= request.started:
-            self._end(request, LLMError(f"{self.label} was not asked: no time is left for a reply"))
+            self._end(request, LLMError(f"{self.label} was not asked: no time is left for a reply; {_BUDGET_ADVICE}"))
         else:
             self._start(request, messages, until)
         return request.reply
@@ -125,10 +158,11 @@ class LanguageModel:
             self._end(request, LLMError(f"{self.label} was not asked: no thread could be started"))
 
     def _set_watchdog(self, request: _Request, until: float | None) -> None:
-        limits = [self._limit_s, None if until is None else until - request.started]
-        limit_s = min((limit for limit in limits if limit is not None), default=None)
-        if limit_s is not None and limit_s < threading.TIMEOUT_MAX - _GRACE_S:
-            late = LLMError(f"{self.label} gave no reply within {limit_s:.3g} s")
+        own_s = math.inf if self._limit_s is None else self._limit_s
+        limit_s = own_s if until is None else min(own_s, until - request.started)
+        if limit_s < threading.TIMEOUT_MAX - _GRACE_S:
+            advice = _LIMIT_ADVICE if limit_s == own_s else _BUDGET_ADVICE
+            late = LLMError(f"{self.label} gave no reply within {limit_s:.3g} s; {advice}")
             request.watchdog = threading.Timer(limit_s + _GRACE_S, self._end, [request, late])
             request.watchdog.daemon = True
             request.watchdog.start()

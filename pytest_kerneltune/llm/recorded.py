@@ -1,10 +1,12 @@
 """Replies recorded in a file, replayed without a network.
 
 The file is JSON: ``{"schema": 1, "exchanges": [{"request", "model", "kernel", "tokens_in", "tokens_out", "messages",
-"reply"}, ...]}``. ``request`` identifies the conversation up to the reply: the SHA-256 of its messages without the
-sections that depend on the machine or on measurements (``dialogue.LOCAL_SECTIONS``). So a conversation recorded on one
-machine replays on any other, round by round, as long as kernel, inputs and space are the same. Tokens are absent where
-the provider did not say them. ``recording.py`` writes such files.
+"reply", "remark"}, ...]}``. ``request`` identifies the conversation up to the reply: the SHA-256 of its messages
+without the sections that depend on the machine or on measurements (``dialogue.LOCAL_SECTIONS``). So a conversation
+recorded on one machine replays on any other, round by round, as long as kernel, inputs and space are the same. Tokens
+(those of the recorded request) are absent where the provider did not say them, ``remark`` where the reply did not end
+early.
+``recording.py`` writes such files.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from typing import Any, TypeAlias
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.source import Write, ignore
-from pytest_kerneltune.llm.storing import token_count
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import LOCAL_SECTIONS, kernel_name, without_sections
 
 SCHEMA = 1
 REMARK = "replayed"
+
+NO_MORE = Answer('{"configs": []}', remark="the recording ends here")
+"""The reply after the last one of a conversation."""
 
 _UNNAMED = "this kernel"
 _LISTED = 4  # names in an error's text
@@ -52,12 +56,19 @@ class RecordedReplies:
         """Nothing is open."""
 
     def ask(self, messages: Sequence[Message], deadline: float | None = None, write: Write = ignore) -> Answer:
-        """The recorded reply to ``messages``; raises LLMError that says what differs where there is none."""
+        """The recorded reply to ``messages``, which costs nothing; none, where those up to an earlier reply end the
+        recording. Raises LLMError that says what differs where nothing of the conversation is recorded."""
         exchange = self._replies.get(request_id(messages))
         if exchange is None:
+            if self._holds_beginning(messages):
+                return NO_MORE
             raise LLMError(self._miss(messages))
-        tokens = token_count(exchange.get("tokens_in")), token_count(exchange.get("tokens_out"))
-        return Answer(exchange["reply"], *tokens, REMARK)
+        remark = exchange.get("remark")
+        return Answer(exchange["reply"], remark=f"{REMARK}; {remark}" if remark and isinstance(remark, str) else REMARK)
+
+    def _holds_beginning(self, messages: Sequence[Message]) -> bool:
+        before_replies = (messages[:i] for i, message in enumerate(messages) if message.role == "assistant")
+        return any(request_id(beginning) in self._replies for beginning in before_replies)
 
     def _miss(self, messages: Sequence[Message]) -> str:
         kernel = kernel_name(messages)

@@ -8,7 +8,8 @@ Rules:
    let two of them in.
 2. An exchange takes the place of an earlier one to the same request; all others stay.
 3. A file that is none of ours is never written to.
-4. Recorded are messages, reply, model, kernel and tokens, nothing else; and only what was answered.
+4. Recorded are messages, reply, model, kernel, tokens and why a reply ended early, nothing else; and only what was
+   answered.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
+from pytest_kerneltune.llm.answers import is_complete
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.recorded import SCHEMA, load, request_id
 from pytest_kerneltune.llm.storing import replace_file
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import kernel_name
 
-_WAIT_S = 10.0
+_WAIT_S = 2.0
 _POLL_S = 0.02
 
 
@@ -49,7 +51,8 @@ class Recorder:
         """``answer``, recorded; where that fails its remark says so."""
         spent = answer.tokens_in, answer.tokens_out
         try:
-            add_exchange(self._path, messages, answer.text, self._model, tokens=spent)
+            remark = "" if is_complete(answer) else answer.remark
+            add_exchange(self._path, messages, answer.text, self._model, tokens=spent, remark=remark)
         except LLMError as error:
             return replace(answer, remark=f"{answer.remark}; not recorded: {error}")
         return answer
@@ -62,11 +65,13 @@ def add_exchange(
     model: str,
     kernel: str = "",
     tokens: tuple[int | None, int | None] = (None, None),
+    remark: str = "",
 ) -> str:
     """Record a reply in the file ``path``, in place of an earlier one to the same request; returns its id.
 
-    ``kernel`` is the one that the messages name, unless given; ``tokens`` are those in and out. The file is made where
-    it does not exist. Raises LLMError where it cannot be written to or is none of ours.
+    ``kernel`` is the one that the messages name, unless given; ``tokens`` are those in and out, ``remark`` says why
+    the reply ended early, if it did. The file is made where it does not exist. Raises LLMError where it cannot be
+    written to or is none of ours.
     """
     file, digest = Path(path), request_id(messages)
     exchange = {
@@ -76,6 +81,7 @@ def add_exchange(
         **{name: n for name, n in zip(("tokens_in", "tokens_out"), tokens, strict=True) if n is not None},
         "messages": [{"role": m.role, "content": m.content} for m in messages],
         "reply": reply,
+        **({"remark": remark} if remark else {}),
     }
     with _locked(file):
         document = _document(file)

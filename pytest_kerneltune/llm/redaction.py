@@ -5,16 +5,31 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from urllib.parse import quote, quote_plus
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from urllib.parse import parse_qsl, quote, quote_plus
+
+from pytest_kerneltune.llm.source import Write
+from pytest_kerneltune.search import Message
+from pytest_kerneltune.search.dialogue import Request
 
 MAX_LINE = 300
 """Characters of an error's text."""
 
 _STRUCK = "***"
+_CUT = "..."  # ends what a prompt does not show to its end
 _MAX_READ = 20_000
 # A shorter secret guards nothing, and striking it out would garble words; in replies, which are data, more so.
 _SHORTEST, _SHORTEST_IN_REPLIES = 4, 8
+
+
+def secrets_of(key: str, headers: Mapping[str, str], url: str) -> Iterator[str]:
+    """What is secret of a request: key, headers' values and what these are made of, values in the address's query."""
+    yield from (key, *_in_base64(key))
+    for value in headers.values():
+        yield value
+        yield from (part for part in re.split("[;:=, ]+", value) if len(part) >= _SHORTEST_IN_REPLIES)
+    yield from (value for _, value in parse_qsl(url.partition("?")[2]))
 
 
 class Redaction:
@@ -30,6 +45,17 @@ class Redaction:
     def reply(self, text: str) -> str:
         """A reply, or a piece of one that holds no secret's beginning at its end."""
         return self._in_replies.sub(_STRUCK, text)
+
+    def messages(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """A question, with the schema that it may have."""
+        schema = messages.schema if isinstance(messages, Request) else None
+        return Request((Message(m.role, self._prompt(m.content)) for m in messages), schema)
+
+    def _prompt(self, text: str) -> str:
+        *cut, rest = self.reply(text).split(_CUT)
+        begun = ((part, self.begun(part)) for part in cut)
+        shown = [f"{part[:-n]}{_STRUCK}" if n >= _SHORTEST_IN_REPLIES else part for part, n in begun]
+        return _CUT.join([*shown, rest])
 
     def line(self, text: str, limit: int = MAX_LINE) -> str:
         """One line of at most ``limit`` characters."""
@@ -51,9 +77,13 @@ class Redaction:
 
 
 class RedactedPieces:
-    """Pieces of a reply on their way to ``write``, held back while they may turn out to be part of a secret."""
+    """Pieces of a reply on their way to ``write``, held back while they may turn out to be part of a secret.
 
-    def __init__(self, redaction: Redaction, write: Callable[[str], None]) -> None:
+    ``wanted`` is whether ``write`` wants more of them.
+    """
+
+    def __init__(self, redaction: Redaction, write: Write) -> None:
+        self.wanted = True
         self._redaction, self._write, self._held = redaction, write, ""
 
     def take(self, piece: str) -> None:
@@ -69,8 +99,8 @@ class RedactedPieces:
         self._held = ""
 
     def _put(self, text: str) -> None:
-        if text:
-            self._write(text)
+        if text and self._write(text) is False:
+            self.wanted = False
 
 
 def _spellings(secret: str) -> Iterator[str]:
@@ -79,11 +109,21 @@ def _spellings(secret: str) -> Iterator[str]:
         yield from (
             text,
             json.dumps(text)[1:-1],
+            repr(text)[1:-1],
             quote(text),
             quote(text, safe=""),
             quote_plus(text),
             html.escape(text),
         )
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """How base64 writes ``secret``, wherever it stands in what is encoded: what depends on it alone."""
+    yield b64encode(secret.encode()).decode()
+    for before in range(3):
+        encoded = b64encode(bytes(before) + secret.encode()).decode()
+        code = encoded[-(-8 * before // 6) : 8 * (before + len(secret.encode())) // 6]
+        yield from (code, code.translate(str.maketrans("+/", "-_")))
 
 
 def _pattern(spellings: Iterable[str]) -> re.Pattern[str]:

@@ -6,7 +6,7 @@ secret. Rules:
 
 1. Only complete answers are kept: a reply that was cut off is asked for again.
 2. A file that cannot be read, or that is none of ours, counts as absent. It is never removed, and overwritten only
-   where it bears the very name of an answer to keep.
+   where it bears the very name of an answer to keep. An answer that turns out to be of no use is forgotten.
 3. A directory that cannot be written to costs the keeping, never the answer.
 4. Files are replaced whole, so processes may share the directory, and it may be deleted at any time.
 """
@@ -19,6 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pytest_kerneltune.llm.answers import is_complete
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.source import DigestingSource, KeptAnswer, Write, ignore
 from pytest_kerneltune.llm.storing import replace_file, token_count
@@ -46,13 +47,24 @@ class CachedReplies:
     def ask(self, messages: Sequence[Message], deadline: float | None = None, write: Write = ignore) -> Answer:
         """The kept answer, else the source's; raises what the source raises."""
         digest = self._source.digest(messages)
-        path = self._directory / digest[:2] / f"{digest}.json"
+        path = self._path(digest)
         if (kept := _read(path, digest)) is not None:
             return kept
         answer = self._source.ask(messages, deadline, write)
-        if answer.remark == "ok":
+        if is_complete(answer):
             self._keep(path, digest, answer)
         return answer
+
+    def forget(self, messages: Sequence[Message]) -> None:
+        """Remove what is kept for ``messages``; where that fails, it stays."""
+        digest = self._source.digest(messages)
+        path = self._path(digest)
+        if _read(path, digest) is not None:
+            with suppress(OSError):
+                path.unlink()
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / digest[:2] / f"{digest}.json"
 
     def _keep(self, path: Path, digest: str, answer: Answer) -> None:
         document = {

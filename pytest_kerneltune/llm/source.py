@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.search import Message
 
-Write: TypeAlias = Callable[[str], None]
-"""Takes a piece of a reply as it arrives."""
+Write: TypeAlias = Callable[[str], bool | None]
+"""Takes a piece of a reply as it arrives; returns False where no more are wanted."""
 
 
 def ignore(piece: str) -> None:
@@ -35,6 +35,14 @@ class DigestingSource(Source, Protocol):
 
     def digest(self, messages: Sequence[Message]) -> str:
         """The SHA-256, in hex, of all that decides the answer; nothing secret is part of it."""
+
+
+@runtime_checkable
+class ForgettingSource(Source, Protocol):
+    """A source that keeps answers."""
+
+    def forget(self, messages: Sequence[Message]) -> None:
+        """Keep no answer to ``messages`` any longer."""
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,13 @@ class ReplyStream:
 
     @property
     def broken(self) -> bool:
-        """Whether the reply is a stream that said nothing of its end."""
+        """Whether the reply is a stream that said nothing of its end, or kept the connection alive and said nothing."""
         ended = self.over or self._body.get("stop_reason") or first_object(self._body.get("choices")).get(_FINISH)
-        return self.is_stream and not ended
+        return not ended if self.is_stream else self._holds_comments_only()
+
+    def _holds_comments_only(self) -> bool:
+        lines = [line.strip() for line in self.content.splitlines()]
+        return any(lines) and all(line.startswith(b":") for line in lines if line)
 
     @property
     def whole(self) -> Any:

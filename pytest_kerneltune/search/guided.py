@@ -47,7 +47,8 @@ class LLMGuidedSearch:
     """Rounds of ``configs_per_round`` configs from a language model, besides a start it does not know about.
 
     While the model writes its first reply, the default, ``configs`` and ``initial_random`` random configs (fewer by the
-    number of prior trials) are measured. Ends after ``rounds``, when a reply holds no new config, or after ``patience``
+    number of prior trials) are measured; more random ones than ``early_random`` only where nothing comes of the
+    model. Ends after ``rounds``, when a reply holds no new config, or after ``patience``
     rounds in a row that gained less than ``min_gain`` (a fraction). ``related`` trials are shown to the model. Where
     the model is missing, fails, or names no config of the space in its first reply, ``fallback`` is what follows.
 
@@ -62,6 +63,7 @@ class LLMGuidedSearch:
     configs_per_round: int = 15
     rounds: int = 1
     initial_random: int = 10
+    early_random: int = 10
     min_gain: float = 0.005
     patience: int = 2
     fallback: str = FALLBACKS[0]
@@ -79,7 +81,7 @@ class LLMGuidedSearch:
             context.configs,
             rounds=_ROUNDS.get(effort, 1),
             # Of few configs, most are for what the model proposes.
-            initial_random=context.at_most(cls.initial_random),
+            early_random=context.at_most(cls.early_random),
             fallback=context.fallback,
             related=context.related,
         )
@@ -100,7 +102,14 @@ class LLMGuidedSearch:
 
     def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
         history = History(space, prior)
-        return (yield from self.converse(space, rng, history, Batch(self._start(space, rng, history), START)))
+        start = self._start(space, rng, history)
+        size = 1 + len(self.configs) + self.early_random
+        known = len(history) + len(start[:size])
+        report = yield from self.converse(space, rng, history, Batch(start[:size], START))
+        if not start[size:] or len(history) > known:
+            return report
+        history.learn((yield Batch(start[size:], START, report.note, counts=report.counts)))
+        return Batch(())
 
     def converse(self, space: ConfigSpace, rng: random.Random, history: History, start: Batch) -> Stage:
         """As :meth:`propose`, with another start; ``history`` learns all trials."""

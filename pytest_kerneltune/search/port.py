@@ -21,22 +21,29 @@ class StreamedReply(Future[str]):
     """A reply whose text can be read while the model still writes it.
 
     Whoever answers calls :meth:`write` with each piece, then sets the result (the whole text, which counts whatever was
-    written) or an LLMError.
+    written) or an LLMError. Whoever reads may say that it is :meth:`enough`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._pieces: list[str] = []
         self._length = 0
+        self._wanted = True
         self._changed = Condition()
         self.add_done_callback(lambda _: self._notify())
 
-    def write(self, piece: str) -> None:
-        """Append to what can be read."""
+    def write(self, piece: str) -> bool:
+        """Append to what can be read; False where no more is wanted."""
         with self._changed:
             self._pieces.append(piece)
             self._length += len(piece)
             self._changed.notify_all()
+            return self._wanted
+
+    def enough(self) -> None:
+        """Want no more of the reply than was written by now; who writes learns it with the next piece."""
+        with self._changed:
+            self._wanted = False
 
     def read(self, beyond: int) -> str:
         """The text so far, as soon as it is longer than ``beyond`` characters or the reply has ended."""

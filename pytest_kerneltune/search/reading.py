@@ -6,6 +6,8 @@
 3. What the whole reply says counts. Where that is something else than it seemed to say (a draft came first), what was
    measured by then counts as proposed too, and there are no more configs in all than were asked for.
 4. A reply that breaks off is read as far as it came.
+5. A reply that goes on and on after it held enough configs is not read to its end. Where that is depends on its text
+   alone, too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 
 _SHORT = 16_384  # characters
+_STEP = 512
+_EXCESS = 4_000
+"""Characters that may follow the last config that is wanted, give or take a step."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,52 @@ def read(
 
     No more than ``limit`` configs, none of those whose keys are in ``known``, each once.
     """
-    reading = _Reading(space, known, limit)
+    reading, extent = _Reading(space, known, limit), _Extent(space, known, limit)
     text = ""
     if isinstance(future, StreamedReply):
-        while reading.wants_more and len(text) < MAX_CHARACTERS and not future.done():
+        while not future.done() and not extent.exceeded:
             # Each look costs as much as the text is long, so a long one is not looked at for every piece.
-            text = future.read(beyond=len(text) + (len(text) // 64 if len(text) > _SHORT else 0))
-            if new := reading.early(text):
+            text = extent.of(future.read(beyond=len(text) + (len(text) // 64 if len(text) > _SHORT else 0)))
+            if reading.wants_more and (new := reading.early(text)):
                 yield new
+        if extent.exceeded:
+            future.enough()
+    whole, error = _ended(future)
+    is_streamed = isinstance(future, StreamedReply) and whole.startswith(text)
+    if not is_streamed:
+        extent = _Extent(space, known, limit)
+    whole = extent.of(whole)
+    return reading.end(whole, "" if extent.exceeded else error, is_streamed)
+
+
+def _ended(future: Future[str]) -> tuple[str, str]:
+    """The whole reply, and why it broke off if it did."""
     try:
-        whole, error = future.result(), ""
+        return future.result(), ""
     except LLMError as failure:
-        whole, error = future.read(beyond=0) if isinstance(future, StreamedReply) else "", str(failure)
-    return reading.end(whole, error, is_streamed=isinstance(future, StreamedReply) and whole.startswith(text))
+        return future.read(beyond=0) if isinstance(future, StreamedReply) else "", str(failure)
+
+
+class _Extent:
+    """How much of a reply counts, found step by step, so that it does not depend on the pieces in which it comes.
+
+    ``exceeded`` is whether the reply turned out to be longer.
+    """
+
+    def __init__(self, space: ConfigSpace, known: Collection[str], limit: int) -> None:
+        self.exceeded = False
+        self._reading = _Reading(space, known, limit)
+        self._looked_at, self._end = 0, MAX_CHARACTERS
+
+    def of(self, text: str) -> str:
+        """What counts of ``text``, which begins with what it was before."""
+        for end in range(self._looked_at + _STEP, min(len(text), self._end - _EXCESS) + 1, _STEP):
+            self._looked_at = end
+            if self._reading.is_full(text[:end]):
+                self._end = end + _EXCESS
+                break
+        self.exceeded = len(text) > self._end
+        return text[: self._end]
 
 
 class _Reading:
@@ -94,6 +132,11 @@ class _Reading:
     @property
     def wants_more(self) -> bool:
         return self._given < self._limit - 1
+
+    def is_full(self, text: str) -> bool:
+        """Whether the reply, ``text`` so far, holds as many configs as are wanted."""
+        self._look(text, ended=False)
+        return len(self._seen) >= self._limit
 
     def early(self, text: str) -> list[Config]:
         """The configs to measure now that the reply is ``text`` so far."""

@@ -23,7 +23,6 @@ from pytest_kerneltune.llm.recording import add_exchange
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import kernel_name
 
-
 _NOTHING = b'{"content": [{"type": "text", "text": "{\\"configs\\": []}"}], "stop_reason": "end_turn"}'
 
 
