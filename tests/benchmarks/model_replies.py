@@ -3,8 +3,10 @@
 ``python -m tests.benchmarks.model_replies SPACES REPLIES [--seeds 20]`` takes every ``REPLIES/NAME.reply`` (a model's
 whole answer to the first request for the kernel recorded in ``SPACES/NAME.json.gz``; ``NAME.default.json`` beside it
 holds the default config that the prompt named, where that is not the recorded space's own) and runs
-LLMSeededLFBOTreeSearch with and without it. Printed is optimum / best found: after the first round of the model alone,
-and after 15, 25, 40 and 100 configs of the search, its start included, as the mean over seeds.
+LLMSeededLFBOTreeSearch with it, without it, and with a model that proposes random configs.
+
+Printed is optimum / best found: after the first round of the model alone, and after 15, 25, 40 and 100 configs of the
+search, its start included, as the mean over seeds.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -41,11 +45,18 @@ def quality(recorded: RecordedSpace, trials: Sequence[Trial], count: int) -> flo
     return recorded.best_ms / min((t.latency_ms for t in trials[:count]), default=math.inf)
 
 
-def row(recorded: RecordedSpace, replies: Sequence[str], seeds: int) -> list[float]:
-    """Mean quality at each of ``MARKS``."""
+def nonsense(space: ConfigSpace, seed: int) -> str:
+    """A reply of random configs."""
+    rng = random.Random(seed)
+    drawn = (space.sample(rng) for _ in range(MARKS[0]))
+    return json.dumps({"configs": [dict(config) for config in drawn if config is not None]})
+
+
+def row(recorded: RecordedSpace, reply: Callable[[int], str] | None, seeds: int) -> list[float]:
+    """Mean quality at each of ``MARKS``; ``reply`` gives a seed's reply, None is no model."""
     runs = []
     for seed in range(seeds):
-        context = Context(model=ScriptedModel(replies)) if replies else Context()
+        context = Context() if reply is None else Context(model=ScriptedModel([reply(seed)]))
         runs.append(drive(create(SEARCH, Effort.QUICK, context), recorded.space, recorded.measure, MARKS[-1], seed))
     return [fmean(quality(recorded, trials, mark) for trials in runs) for mark in MARKS]
 
@@ -61,9 +72,14 @@ def main() -> None:
         recorded = RecordedSpace.load(options.spaces / f"{reply.stem}{SUFFIX}")
         text = completed(recorded.space, reply)
         first = quality(recorded, [recorded.measure(c) for c in parse_reply(text, recorded.space).configs], 15)
-        for name, replies in ((reply.stem, [text]), ("  without the model", [])):
-            shown = f"{first:<11.3f}" if replies else " " * 11
-            values = row(recorded, replies, options.seeds)
+        models: dict[str, Callable[[int], str] | None] = {
+            reply.stem: lambda _, text=text: text,  # type: ignore[misc]
+            "  without a model": None,
+            "  with random replies": partial(nonsense, recorded.space),
+        }
+        for name, model in models.items():
+            shown = f"{first:<11.3f}" if name == reply.stem else " " * 11
+            values = row(recorded, model, options.seeds)
             print(f"{name:36} {shown}  " + " ".join(f"{value:<7.3f}" for value in values))  # noqa: T201
 
 
