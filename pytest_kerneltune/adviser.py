@@ -160,6 +160,8 @@ class Consultation:
 
     def _instead(self, run: SearchRun) -> str:
         """What took its place."""
+        if run.error:
+            return ""
         if any(trial.stage == FALLBACK for trial in run.trials):
             return f"; {_INSTEAD[self.fallback]}"
         return "; the search went on without it"

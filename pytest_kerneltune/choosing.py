@@ -14,7 +14,7 @@ from pytest_kerneltune.adviser import Adviser, Consultation
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.cache import Entry, Flight, TuningCache
 from pytest_kerneltune.driver import Driver, Progress, SearchRun, pick_winner, search_rng, stages
-from pytest_kerneltune.errors import KernelError, LLMError, SpaceError
+from pytest_kerneltune.errors import KernelError, SpaceError
 from pytest_kerneltune.family import Member
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
@@ -39,11 +39,15 @@ _MOST_PARALLEL = 8  # configs compiled at once that a search is told of: choosin
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel's config (None: nothing works), how it was found, and the trials that led to it."""
+    """A kernel's config (None: nothing works), how it was found, and the trials that led to it.
+
+    ``failure`` says why there is none although configs may work; empty otherwise.
+    """
 
     config: Config | None
     summary: SearchSummary
     trials: tuple[Trial, ...] = ()
+    failure: str = ""
 
 
 def best_known(workload: Workload, baseline: Baseline | None, cache: TuningCache) -> Choice:
@@ -82,12 +86,7 @@ class Tuner:
 
         with self.cache.flight(workload.fingerprint, waiting) as flight:
             hit = self._hit(workload, bench, flight.entry)
-            if hit is not None:
-                return hit
-            try:
-                return self._search(workload, bench, hardware, flight)
-            except LLMError as error:
-                raise KernelError(str(error)) from None
+            return hit if hit is not None else self._search(workload, bench, hardware, flight)
 
     def close(self) -> None:
         self._adviser.close()
@@ -113,18 +112,16 @@ class Tuner:
         prior = self._prior(workload, flight)
         rng = search_rng(self.settings.autotune_seed, workload.name)
         run = self._driver(workload, bench, flight).drive(search, rng, prior)
-        winner = _winner(bench, run)
-        entry = self._entry(workload, run, winner, _unrepeated(workload, flight, run))
-        if consultation is not None and run.counts.get("valid"):
-            entry = replace(entry, origin={**entry.origin, _MODEL_USED: consultation.label})
-        elif consultation is not None:
-            consultation.forget()  # what was of no use once is not to be repeated from the reply cache
-        flight.store(entry)
+        winner = None if run.error else _winner(bench, run)
+        if not run.error:
+            flight.store(self._entry(workload, run, winner, _unrepeated(workload, flight, run), consultation))
         summary = replace(self._summary(run), messages=tuple(_origins(search, prior)))
         if consultation is not None:
             said = (*consultation.messages(run), *summary.messages)
             summary = replace(summary, messages=said, model=consultation.summary(workload.space, run, winner))
-        return Choice(winner, summary, tuple(run.trials))
+            if run.counts.get("valid") == 0:
+                consultation.forget()  # what was of no use once is not to be repeated from the reply cache
+        return Choice(winner, summary, tuple(run.trials), run.error)
 
     @property
     def _asks_model(self) -> bool:
@@ -186,7 +183,15 @@ class Tuner:
         )
         return tuple(trials for trials in known if trials)
 
-    def _entry(self, workload: Workload, run: SearchRun, winner: Config | None, unrepeated: Sequence[Trial]) -> Entry:
+    def _entry(
+        self,
+        workload: Workload,
+        run: SearchRun,
+        winner: Config | None,
+        unrepeated: Sequence[Trial],
+        consultation: Consultation | None,
+    ) -> Entry:
+        model = {_MODEL_USED: consultation.label} if consultation is not None and run.counts.get("valid") else {}
         budget = self._budget(workload)
         return Entry(
             fingerprint=workload.fingerprint,
@@ -201,7 +206,7 @@ class Tuner:
             budget_seconds=budget.seconds,
             # What ended early because it was fast enough tried no more than this.
             budget_configs=len(run.trials) if run.on_target else budget.configs,
-            origin={"host": _host(), "device": workload.device_name, **versions()},
+            origin={"host": _host(), "device": workload.device_name, **versions(), **model},
             family=workload.family,
             inputs=workload.description.inputs,
         )

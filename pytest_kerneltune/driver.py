@@ -22,7 +22,7 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from pytest_kerneltune.errors import KernelError, SpaceError, UsageError
+from pytest_kerneltune.errors import KernelError, LLMError, SpaceError, UsageError
 from pytest_kerneltune.gate import format_ms
 from pytest_kerneltune.outcome import StageSummary
 from pytest_kerneltune.search import Proposals, Search
@@ -66,7 +66,8 @@ class Progress:
 class SearchRun:
     """What a search did: every trial in order, why it stopped ("search ended", "time budget", ...), its notes.
 
-    ``counts`` are the sums of its batches' counts.
+    ``counts`` are the sums of its batches' counts. ``error`` says why the search gave up for want of a language model,
+    where that is what the user wants; empty otherwise.
     """
 
     trials: list[Trial] = field(default_factory=list)
@@ -74,6 +75,7 @@ class SearchRun:
     seconds: float = 0.0
     notes: list[tuple[str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    error: str = ""
 
     @property
     def complete(self) -> bool:
@@ -109,7 +111,8 @@ class Driver:
     def drive(self, search: Search, rng: random.Random, prior: Sequence[Trial] = ()) -> SearchRun:
         """Drive ``search`` to its end or the budget's. ``prior`` trials count as attempts already made.
 
-        Raises SpaceError where the search proposes a config that is not in the space, and what the search raises.
+        Raises SpaceError where the search proposes a config that is not in the space, and what the search raises; but
+        not LLMError: a run that a language model failed keeps what it measured.
         """
         self._start = time.monotonic()
         run = self._run = SearchRun(list(prior))
@@ -122,6 +125,8 @@ class Driver:
         except StopIteration as end:
             self._note(end.value)
             run.stopped = "search ended"
+        except LLMError as error:
+            run.stopped, run.error = "the language model failed", str(error)
         finally:
             proposals.close()
             run.seconds = time.monotonic() - self._start

@@ -158,6 +158,8 @@ class _Evaluator:
 
     def _gated(self, bench: Benchmark, choice: Choice, method: str) -> Evaluation:
         name = self._workload.name
+        if choice.failure:
+            return self._evaluation(bench, choice, verdicts.broken(name, choice.failure))
         if choice.config is None:
             return self._evaluation(bench, choice, verdicts.unusable(name, choice.trials))
         if not (trial := bench.check(choice.config)).ok:

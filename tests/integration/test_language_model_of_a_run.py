@@ -225,6 +225,10 @@ def test_a_model_that_fails_fails_the_test_where_that_is_wanted(
     assert run.verdicts == {"kernel": "failed"}
     assert "language model" in run.kernels["kernel"]["verdict"]["summary"]
     assert ("401" if key else "no language model is set up") in run.out
+    search = run.kernels["kernel"]["search"]
+    if key:
+        assert (search["model"]["calls"], search["model"]["failed"]) == (1, 1)
+        assert search["attempts"] == len(run.kernels["kernel"]["trials"]) > 1
 
 
 def test_a_cached_result_of_a_search_without_the_model_says_so(suite: Suite, server: Server) -> None:
