@@ -18,7 +18,7 @@ from pytest_kerneltune.errors import KernelError, SpaceError
 from pytest_kerneltune.family import Member
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
-from pytest_kerneltune.search import Context, Effort, Related, RelatedTrials, Search, create, search_class
+from pytest_kerneltune.search import Context, Effort, Related, RelatedTrials, Search, asks_model, create
 from pytest_kerneltune.search.guided import MODEL
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget, Config, Trial
@@ -125,7 +125,7 @@ class Tuner:
 
     @property
     def _asks_model(self) -> bool:
-        return bool(getattr(search_class(str(self.settings.autotune)), "uses_model", False))
+        return asks_model(str(self.settings.autotune))
 
     def _budget(self, workload: Workload) -> Budget:
         settings = self.settings

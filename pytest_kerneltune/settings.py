@@ -215,12 +215,6 @@ class Settings:
         return not self.update_baselines.isdisjoint(("all", selected))
 
 
-def _asks_model(autotune: str) -> bool:
-    from pytest_kerneltune.search import search_class
-
-    return bool(getattr(search_class(autotune), "uses_model", False))
-
-
 @dataclass(frozen=True)
 class _Sources:
     option: Callable[[str], object]
@@ -248,7 +242,9 @@ class _Sources:
         try:
             return self.llm()
         except UsageError:
-            if _asks_model(autotune):
+            from pytest_kerneltune.search import asks_model
+
+            if asks_model(autotune):
                 raise
             return LLMSettings()
 

@@ -138,9 +138,14 @@ def search_class(name: str) -> Any:
     return getattr(import_module(SEARCHES[name]), name)
 
 
+def asks_model(name: str) -> bool:
+    """Whether the search called ``name`` asks a language model; raises UsageError that lists the names."""
+    return bool(getattr(search_class(name), "uses_model", False))
+
+
 def second_stages() -> list[str]:
     """The names of the searches that can follow a round with a language model: those that ask none themselves."""
-    return [name for name in SEARCHES if not getattr(search_class(name), "uses_model", False)]
+    return [name for name in SEARCHES if not asks_model(name)]
 
 
 def create(name: str, effort: Effort, context: Context) -> Search:

@@ -62,7 +62,11 @@ def limited(
 def following(proposals: Proposals, trials: Sequence[Trial]) -> Batch | None:
     """The batch after ``trials``; None where there is none."""
     try:
-        batch = proposals.send(trials)
+        return as_batch(proposals.send(trials))
     except StopIteration:
         return None
+
+
+def as_batch(batch: Sequence[Config]) -> Batch:
+    """``batch``, which says nothing about its configs where it was none."""
     return batch if isinstance(batch, Batch) else Batch(batch)

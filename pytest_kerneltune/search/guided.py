@@ -47,10 +47,10 @@ class LLMGuidedSearch:
     """Rounds of ``configs_per_round`` configs from a language model, besides a start it does not know about.
 
     While the model writes its first reply, the default, ``configs`` and ``initial_random`` random configs (fewer by the
-    number of prior trials) are measured; more random ones than ``early_random`` only where nothing comes of the
-    model. Ends after ``rounds``, when a reply holds no new config, or after ``patience``
-    rounds in a row that gained less than ``min_gain`` (a fraction). ``related`` trials are shown to the model. Where
-    the model is missing, fails, or names no config of the space in its first reply, ``fallback`` is what follows.
+    number of prior trials) are measured; more random ones than ``early_random`` only where nothing comes of the model.
+    Ends after ``rounds``, when a reply holds no new config, or after ``patience`` rounds in a row that gained less than
+    ``min_gain`` (a fraction). ``related`` trials are shown to the model. Where the model is missing, fails, or names no
+    config of the space in its first reply, ``fallback`` is what follows.
 
     Raises UsageError where ``fallback`` is none of ``FALLBACKS``, and LLMError while proposing where it is "error".
     """
@@ -122,13 +122,12 @@ class LLMGuidedSearch:
     def _rounds(self, talk: _Conversation, reply: Future[str], rng: random.Random) -> Stage:
         weak, history = 0, talk.history
         while True:
-            before = history.best_ms
             answer = yield from talk.measured(reply)
             if answer.error or (talk.number == 1 and not (answer.new or answer.reply.configs)):
                 return (yield from self._instead(talk, answer, rng))
             if not answer.new:
                 return Batch((), MODEL, answer.note, counts=answer.counts)
-            weak = 0 if history.best_ms < before * (1 - self.min_gain) else weak + 1
+            weak = 0 if history.best_ms < talk.before_ms * (1 - self.min_gain) else weak + 1
             if weak >= self.patience or talk.number == self.rounds:
                 return Batch(())
             talk.refine(answer)
@@ -151,12 +150,12 @@ class LLMGuidedSearch:
 
 
 class _Conversation:
-    """What was said so far, and what the next request is."""
+    """What was said so far, and what the next request is; ``before_ms`` is the best latency before the last round."""
 
     def __init__(self, options: LLMGuidedSearch, space: ConfigSpace, history: History) -> None:
         self._options, self.space, self.history = options, space, history
         self.number = 0
-        self._before_ms = history.best_ms
+        self.before_ms = history.best_ms
         self._opening = first_request(
             options.subject,
             space,
@@ -183,7 +182,7 @@ class _Conversation:
 
     def measured(self, reply: Future[str]) -> _Reading:
         """Propose the configs of a reply; returns what it was."""
-        self._before_ms = self.history.best_ms
+        self.before_ms = self.history.best_ms
         reading = read(reply, self.space, frozenset(self.history.keys), self._options.configs_per_round)
         try:
             while True:
@@ -209,7 +208,7 @@ class _Conversation:
             self.number + 1,
             answer.dropped,
             subject=self._options.subject,
-            before_ms=self._before_ms,
+            before_ms=self.before_ms,
         )
         quoted = reply_text(answer.reply.configs[:count], self.space.default)
         self._exchanges += [Message("assistant", quoted), question]

@@ -40,6 +40,9 @@ _PER_CLOCK: Mapping[str, Mapping[str, int]] = {
 _HALVED = ("TF32 tensor", "FP16 tensor", "BF16 tensor", "FP8 tensor")
 """Summed in FP32, these run at half the rate on GeForce."""
 
+_CDNA2: Mapping[str, float] = {
+    "FP64": 22.6, "FP32": 22.6, "FP32 matrix": 45.3, "FP16 matrix": 181, "BF16 matrix": 181, "INT8 matrix": 181,
+}  # fmt: skip
 _CDNA3: Mapping[str, float] = {
     "FP64": 81.7, "FP32": 163.4, "FP32 matrix": 163.4, "TF32 matrix": 653.7, "FP16 matrix": 1307, "BF16 matrix": 1307,
     "FP8 matrix": 2615, "INT8 matrix": 2615,
@@ -55,10 +58,7 @@ _AMD: Mapping[str, tuple[float, Mapping[str, float]]] = {
             "INT8 matrix": 184.6,
         },
     ),
-    "MI210": (
-        1638,
-        {"FP64": 22.6, "FP32": 22.6, "FP32 matrix": 45.3, "FP16 matrix": 181, "BF16 matrix": 181, "INT8 matrix": 181},
-    ),
+    "MI210": (1638, _CDNA2),
     "MI250X": (
         1638,
         {
@@ -66,10 +66,7 @@ _AMD: Mapping[str, tuple[float, Mapping[str, float]]] = {
             "INT8 matrix": 191.5,
         },
     ),
-    "MI250": (
-        1638,
-        {"FP64": 22.6, "FP32": 22.6, "FP32 matrix": 45.3, "FP16 matrix": 181, "BF16 matrix": 181, "INT8 matrix": 181},
-    ),
+    "MI250": (1638, _CDNA2),
     "MI300X": (5300, _CDNA3),
     "MI325X": (6000, _CDNA3),
     "W6600": (224, {"FP32": 10.4, "FP16": 20.8}),

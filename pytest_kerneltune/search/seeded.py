@@ -35,7 +35,7 @@ from pytest_kerneltune.search import (
     search_class,
     second_stages,
 )
-from pytest_kerneltune.search.fallback import Stage, following, limited
+from pytest_kerneltune.search.fallback import Stage, as_batch, following, limited
 from pytest_kerneltune.search.guided import LLMGuidedSearch
 from pytest_kerneltune.search.history import History
 from pytest_kerneltune.search.pattern import PatternSearch
@@ -115,7 +115,7 @@ class LLMSeededSearch:
     def _first_batch(self, second: Proposals) -> Batch:
         """What the second stage begins with; raises its UsageError, if it has one, before anything is asked."""
         try:
-            return _as_batch(next(second))
+            return as_batch(next(second))
         except StopIteration:
             return Batch(())
         except UsageError as error:
@@ -157,7 +157,7 @@ def _reported(proposals: Proposals, report: Batch) -> Proposals:
     """``proposals`` whose first batch has the note and the counts of ``report`` too; returns it where there is none."""
     batch = next(proposals, None)
     while batch is not None:
-        given = _as_batch(batch)
+        given = as_batch(batch)
         notes = "; ".join(filter(None, (report.note, given.note)))
         trials = yield Batch(given, given.stage, notes, given.retime, {**given.counts, **report.counts})
         report = Batch(())
@@ -167,7 +167,3 @@ def _reported(proposals: Proposals, report: Batch) -> Proposals:
 
 def _divided(batch: Batch, size: int) -> tuple[Batch, Batch]:
     return Batch(batch[:size], batch.stage, batch.note), Batch(batch[size:], batch.stage)
-
-
-def _as_batch(batch: Sequence[Config]) -> Batch:
-    return batch if isinstance(batch, Batch) else Batch(batch)
