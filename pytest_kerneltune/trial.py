@@ -35,7 +35,10 @@ class Trial:
 
     ``latency_ms`` is inf unless ``status`` is OK. ``samples_ms`` are the raw readings it summarises, ``reason`` says
     why a failure failed, ``log`` is what compiler and kernel printed, ``stage`` names the part of the search that
-    proposed the config, ``compile_s`` and ``measure_s`` are wall seconds.
+    proposed the config, ``compile_s`` and ``measure_s`` are wall seconds, ``at_s`` those from the search's start until
+    this was known. ``demand`` is the largest share of a limit of the device (shared memory, threads, registers) that
+    the compiled config asks for: above 1 it cannot be launched, 0 where nothing is known. ``usage`` holds what is known
+    of the compiled code: "shared_bytes" and "threads" of a block, "registers" and "stack_bytes" of a thread.
     """
 
     config: Config
@@ -47,6 +50,9 @@ class Trial:
     stage: str = ""
     compile_s: float = 0.0
     measure_s: float = 0.0
+    at_s: float = 0.0
+    demand: float = 0.0
+    usage: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -57,10 +63,10 @@ class Trial:
         out: dict[str, Any] = {"config": dict(self.config), "status": self.status.value}
         if math.isfinite(self.latency_ms):
             out["latency_ms"] = self.latency_ms
-        for name in ("samples_ms", "reason", "log", "stage", "compile_s", "measure_s"):
+        for name in ("samples_ms", "reason", "log", "stage", "compile_s", "measure_s", "at_s", "demand", "usage"):
             value = getattr(self, name)
             if value:
-                out[name] = list(value) if isinstance(value, tuple) else value
+                out[name] = _plain(value)
         return out
 
     @classmethod
@@ -76,7 +82,16 @@ class Trial:
             stage=str(data.get("stage", "")),
             compile_s=float(data.get("compile_s", 0.0)),
             measure_s=float(data.get("measure_s", 0.0)),
+            at_s=float(data.get("at_s", 0.0)),
+            demand=float(data.get("demand", 0.0)),
+            usage={str(name): int(value) for name, value in dict(data.get("usage", {})).items()},
         )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 class Batch(tuple[Config, ...]):
@@ -84,7 +99,10 @@ class Batch(tuple[Config, ...]):
 
     ``retime`` asks that so many of the fastest configs of the run, this batch's among them, are timed once more side by
     side after it; the trials of those of earlier batches are sent behind this batch's. ``counts`` are added up over
-    the run for the report. A search may yield any sequence of configs; it yields a Batch where it has something to say
+    the run for the report. ``enough`` is how many trials the search needs before it can go on: where so many of the
+    configs under way (this batch's and what earlier ones left) are known, the driver may send these, in the order in
+    which they were measured, and leave the others for a later batch. With None every config of the batch is answered
+    first. A batch with ``enough`` may be empty: the search waits for what is under way. A search may yield any sequence of configs; it yields a Batch where it has something to say
     about them. Who drives a search may ignore all of it.
     """
 
@@ -92,6 +110,7 @@ class Batch(tuple[Config, ...]):
     note: str
     retime: int
     counts: Mapping[str, int]
+    enough: int | None
 
     def __new__(
         cls,
@@ -100,9 +119,11 @@ class Batch(tuple[Config, ...]):
         note: str = "",
         retime: int = 0,
         counts: Mapping[str, int] = MappingProxyType({}),
+        enough: int | None = None,
     ) -> Batch:
         batch = super().__new__(cls, configs)
         batch.stage, batch.note, batch.retime, batch.counts = stage, note, retime, counts
+        batch.enough = enough
         return batch
 
 

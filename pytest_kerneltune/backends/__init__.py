@@ -12,7 +12,7 @@ To add a kind: write the two classes in a module here, give the kernel class a r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,12 +48,26 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Build:
+    """What compiling a config gave: the ``artifact`` that ``Program.prepare`` takes, and what is known of the code.
+
+    ``code`` is a digest of the machine code and of all that decides how it is launched: configs of equal ``code`` do
+    the very same ("" where that is not known). ``usage`` and ``demand`` are those of a Trial. ``refused`` says why the
+    config cannot be launched on the device ("" where it can); there is no artifact then.
+    """
+
+    artifact: Any = None
+    code: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict)
+    demand: float = 0.0
+    refused: str = ""
+
+
+@dataclass(frozen=True)
 class CompileTask:
     """One config's compilation: ``method(*args)`` of the object ``target(*target_args)`` in a compile worker.
 
-    ``target`` is "module:Class"; everything is picklable. The method returns the artifact that
-    ``Program.prepare`` takes (picklable too), or raises; a raised exception whose class is called
-    ``OutOfResources`` marks the config as needing more than the device has.
+    ``target`` is "module:Class"; everything is picklable. The method returns a Build, or raises.
     """
 
     target: str
