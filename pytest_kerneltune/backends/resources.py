@@ -1,0 +1,89 @@
+"""What compiled code uses of a GPU, and which share that is of what a block or a thread may use there.
+
+Registers and stack are read in the cubin, an ELF file whose section ``.nv.info`` lists attributes of its functions (as
+``cuobjdump --dump-elf`` shows them; the same numbers as its ``--dump-resource-usage``), which takes microseconds.
+cuobjdump, a part of Triton, is asked where that fails.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pytest_kerneltune.backends.cubin import attributes, section
+
+THREADS = 1024
+REGISTERS = 1 << 16  # of a block, from compute capability 7.0 on
+_REGISTER_UNIT = 256  # registers are handed out in such amounts to a warp
+_WARP = 32
+_CUOBJDUMP_LIMIT_S = 10.0
+_FRAME_SIZE, _MIN_STACK_SIZE, _REGISTER_COUNT = 0x11, 0x12, 0x2F  # kinds of attributes
+
+
+class Limits(NamedTuple):
+    """What one block may use: bytes of shared memory, threads, registers."""
+
+    shared_bytes: int
+    threads: int = THREADS
+    registers: int = REGISTERS
+
+
+def demand(usage: Mapping[str, int], limits: Limits) -> tuple[float, str]:
+    """The largest share of a limit that ``usage`` (see Trial) takes, and in one line what is too much ("": nothing)."""
+    shares = {
+        "shared memory": (usage.get("shared_bytes", 0), limits.shared_bytes, "bytes"),
+        "threads": (usage.get("threads", 0), limits.threads, "threads"),
+        "registers": (_block_registers(usage), limits.registers, "registers"),
+    }
+    name, (needed, limit, unit) = max(shares.items(), key=lambda item: item[1][0] / item[1][1])
+    share = needed / limit
+    return share, f"out of {name}: a block needs {needed} {unit}, the GPU has {limit}" if share > 1 else ""
+
+
+def _block_registers(usage: Mapping[str, int]) -> int:
+    a_warp = -(-usage.get("registers", 0) * _WARP // _REGISTER_UNIT) * _REGISTER_UNIT
+    return a_warp * -(-usage.get("threads", 0) // _WARP)
+
+
+def code_usage(cubin: bytes, tool: Path) -> dict[str, int]:
+    """The "registers" and "stack_bytes" of a thread of the only kernel in ``cubin``; {} where they cannot be read.
+
+    ``tool`` is a cuobjdump, which need not exist.
+    """
+    try:
+        return _read(cubin)
+    except (ValueError, LookupError, struct.error):
+        return _dumped(cubin, tool)
+
+
+def _read(cubin: bytes) -> dict[str, int]:
+    """Raises ValueError, LookupError or struct.error where this is no cubin of one kernel as we know it."""
+    found: dict[int, dict[int, int]] = {_FRAME_SIZE: {}, _MIN_STACK_SIZE: {}, _REGISTER_COUNT: {}}
+    for kind, value in attributes(section(cubin, ".nv.info")):
+        if kind in found:
+            function, number = struct.unpack("<II", value)
+            found[kind][function] = number
+    if len(found[_REGISTER_COUNT]) != 1:
+        raise ValueError("several kernels, or none")
+    [(kernel, registers)] = found[_REGISTER_COUNT].items()
+    return {"registers": registers, "stack_bytes": max(found[_FRAME_SIZE][kernel], found[_MIN_STACK_SIZE][kernel])}
+
+
+def _dumped(cubin: bytes, tool: Path) -> dict[str, int]:
+    if not tool.exists():
+        return {}
+    with tempfile.NamedTemporaryFile(prefix="kerneltune-", suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_CUOBJDUMP_LIMIT_S)
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+    found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
+    return {"registers": int(found[1]), "stack_bytes": int(found[2])} if found else {}
