@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +23,15 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402 - after the skip
 
 from pytest_kerneltune.backends import Kernel  # noqa: E402
-from pytest_kerneltune.backends.jit import current_target, jit_reducers, stand_in  # noqa: E402
-from pytest_kerneltune.backends.tensors import mismatch, tensor_reducer  # noqa: E402
-from pytest_kerneltune.backends.triton import Comparison, TritonKernel, TritonProgram  # noqa: E402
+from pytest_kerneltune.backends.jit_source import jit_reducers  # noqa: E402
+from pytest_kerneltune.backends.tensor_packing import TensorReducer  # noqa: E402
+from pytest_kerneltune.backends.tensor_program import Comparison  # noqa: E402
+from pytest_kerneltune.backends.tensors import mismatch  # noqa: E402
+from pytest_kerneltune.backends.toolchain import OfflineDriver, Target, current_target  # noqa: E402
+from pytest_kerneltune.backends.triton import TritonKernel, TritonProgram  # noqa: E402
 from pytest_kerneltune.errors import KernelError, RemoteError, UsageError  # noqa: E402
 from pytest_kerneltune.gpu import cuda_available  # noqa: E402
+from pytest_kerneltune.launcher import RemoteLauncher  # noqa: E402
 from pytest_kerneltune.packing import pack, unpack  # noqa: E402
 from pytest_kerneltune.parameter import integer  # noqa: E402
 from pytest_kerneltune.space import ConfigSpace  # noqa: E402
@@ -50,45 +56,24 @@ def affine(x_ptr, y_ptr, n, BLOCK: tl.constexpr, BIAS: tl.constexpr = 0):
 
 
 @triton.jit
-def greedy(x_ptr, y_ptr, BLOCK: tl.constexpr):
-    rows = tl.arange(0, BLOCK)
-    tile = rows[:, None] * BLOCK + rows[None, :]
-    total = tl.zeros((BLOCK, BLOCK), tl.float32)
-    for i in range(8):
-        x = tl.load(x_ptr + i * BLOCK * BLOCK + tile)
-        total += tl.dot(x, tl.trans(x))
-    tl.store(y_ptr + tile, total)
-
-
-@triton.jit
-def unassemblable(x_ptr, y_ptr):
-    x = tl.load(x_ptr)
-    tl.store(y_ptr, tl.inline_asm_elementwise("no.such.instruction $0, $1;", "=r,r", [x], tl.int32, True, 1))
-
-
-@triton.jit
 def stray(x_ptr, y_ptr, FAR: tl.constexpr):
     tl.store(y_ptr + FAR, tl.load(x_ptr))
 
 
-class _OfflineUtils:
-    def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": 232448}
+@triton.jit
+def affine_in_parts(x_ptr, y_ptr, counts_ptr, n, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets, mask=offsets < n)
+    if PARTS == 1:
+        tl.store(y_ptr + offsets, x * 2, mask=offsets < n)
+    else:
+        tl.atomic_add(y_ptr + offsets, x * 2 / PARTS, mask=offsets < n)
+        tl.atomic_add(counts_ptr, 1)
 
 
-class _OfflineH200:
-    utils = _OfflineUtils()
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
+class _OfflineH200(OfflineDriver):
+    def __init__(self) -> None:
+        super().__init__(Target("cuda", 90, 32, shared_bytes=232448))
 
     def get_benchmarker(self) -> None:
         """For @triton.autotune, in older versions."""
@@ -130,91 +115,12 @@ def affine_kernel(n: int = 1000, **options: Any) -> TritonKernel:
 
 def compiled(worker: Worker, kernel: TritonKernel, config: dict[str, Any]) -> Any:
     task = kernel.compile_task(config)
-    return worker.call(Service(task.target, task.target_args), task.method, *task.args, timeout=LIMIT_S).unwrap()
+    reply = worker.call(Service(task.target, task.target_args), task.method, *task.args, timeout=LIMIT_S)
+    return reply.unwrap().artifact
 
 
 def cubins(cache: Path) -> set[Path]:
     return set(cache.rglob("*.cubin")) | set(cache.rglob("*.hsaco"))
-
-
-# Compiling, without a GPU
-
-
-def test_the_launch_finds_what_the_compile_worker_made(compiler: Worker, cache: Path) -> None:
-    kernel = affine_kernel()
-    artifact = compiled(compiler, kernel, {"BLOCK": 128, "num_warps": 2})
-    made = cubins(cache)
-    jit = affine.run(*kernel.args, BLOCK=128, num_warps=2, grid=(8,), warmup=True)
-    assert jit.hash == artifact["hash"]
-    assert cubins(cache) == made
-    assert made
-
-
-def test_the_artifact_says_what_the_kernel_needs_and_how_to_launch_it(compiler: Worker) -> None:
-    artifact = compiled(compiler, affine_kernel(), {"BLOCK": 256, "num_warps": 4})
-    assert artifact["grid"] == (4,)
-    assert artifact["keywords"] == {"BLOCK": 256, "num_warps": 4}
-    assert (artifact["threads"], artifact["shared_bytes"], artifact["stack_bytes"]) == (128, 0, 0)
-    assert artifact["registers"] > 0
-
-
-@pytest.mark.parametrize("shift", [0, 1])
-def test_alignment_is_part_of_the_compiled_kernel(compiler: Worker, shift: int) -> None:
-    x = torch.zeros(1001, device=device())[shift:]
-    kernel = TritonKernel(affine, (x, torch.zeros(1001, device=device()), 16), (1,))
-    artifact = compiled(compiler, kernel, {"BLOCK": 64})
-    assert artifact["hash"] == affine.run(*kernel.args, BLOCK=64, grid=(1,), warmup=True).hash
-    assert artifact["hash"] != compiled(compiler, affine_kernel(), {"BLOCK": 64})["hash"]
-
-
-def test_scalars_none_and_fixed_keywords_reach_the_compiler(compiler: Worker) -> None:
-    x = torch.zeros(64, device=device())
-    kernel = TritonKernel(affine, (x, x), (1,), kwargs={"n": 1, "BIAS": 3})
-    artifact = compiled(compiler, kernel, {"BLOCK": 64})
-    assert artifact["keywords"] == {"BLOCK": 64}
-    assert artifact["hash"] == affine.run(x, x, n=1, BIAS=3, BLOCK=64, grid=(1,), warmup=True).hash
-
-
-def test_too_much_shared_memory_is_out_of_resources_before_anything_is_assembled(compiler: Worker, cache: Path) -> None:
-    x = torch.zeros(8 * 256 * 256, dtype=torch.float16, device=device())
-    kernel = TritonKernel(greedy, (x, torch.zeros(256 * 256, device=device())), (1,))
-    before = cubins(cache)
-    with pytest.raises(RemoteError, match="shared memory, Required: ") as caught:
-        compiled(compiler, kernel, {"BLOCK": 256, "num_stages": 4, "num_warps": 8})
-    assert caught.value.kind == "OutOfResources"
-    assert cubins(cache) == before
-
-
-def test_too_many_threads_are_out_of_resources(compiler: Worker) -> None:
-    with pytest.raises(RemoteError, match="threads, Required: 2048") as caught:
-        compiled(compiler, affine_kernel(), {"BLOCK": 4096, "num_warps": 64})
-    assert caught.value.kind == "OutOfResources"
-
-
-@pytest.mark.parametrize(
-    ("config", "reason"),
-    [
-        ({"BLOCK": 100}, "CompileError: line 2 of the kernel: ValueError: arange's range must be a power of 2"),
-        ({"BLOCK": 128, "num_warps": 3}, "num_warps must be a power of 2"),
-        ({"BLOCK": 128, "BLOCKS": 1}, "BLOCKS was specified but unrecognised"),
-    ],
-)
-def test_what_triton_rejects_comes_back_as_one_line(compiler: Worker, config: dict[str, Any], reason: str) -> None:
-    with pytest.raises(RemoteError) as caught:
-        compiled(compiler, affine_kernel(), config)
-    assert caught.value.kind == "CompileError"
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_ptxas_rejects_comes_back_as_one_line_and_without_the_assembly(compiler: Worker) -> None:
-    x = torch.zeros(16, dtype=torch.int32, device=device())
-    with pytest.raises(RemoteError) as caught:
-        compiled(compiler, TritonKernel(unassemblable, (x, x), (1,)), {"num_warps": 1})
-    assert caught.value.kind == "CompileError"
-    assert "ptxas error" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert ".visible .entry" not in caught.value.log
 
 
 # Travelling to another process
@@ -307,23 +213,13 @@ def test_an_importable_kernel_travels_as_its_name() -> None:
 def test_tensors_that_share_memory_share_it_after_the_journey() -> None:
     x = torch.arange(12.0).reshape(3, 4)
     view = x[1:, ::2]
-    args, part, total = unpack(pack(([x, x], view, lambda: x.sum()), (), {torch.Tensor: tensor_reducer()}))
+    args, part, total = unpack(pack(([x, x], view, lambda: x.sum()), (), {torch.Tensor: TensorReducer()}))
     assert args[0] is args[1]
     assert part.stride() == view.stride()
     assert torch.equal(part, view)
     args[0].zero_()
     assert part.sum() == 0
     assert total() == 0
-
-
-def test_a_stand_in_has_the_type_and_alignment_of_its_tensor() -> None:
-    tensor = torch.zeros(64, dtype=torch.bfloat16)
-    ours = stand_in((tensor[1:], 3, None))
-    assert ours[0].data_ptr() % 16 == tensor[1:].data_ptr() % 16 == 2
-    assert ours[0].dtype is torch.bfloat16
-    assert ours[0].ptr_range() == 128
-    assert ours[1:] == (3, None)
-    pack(ours)
 
 
 # What the user wrote
@@ -364,7 +260,13 @@ def test_a_model_is_shown_the_grid_which_makes_no_other_kernel() -> None:
 
 @pytest.mark.skipif(not hasattr(triton, "knobs"), reason="before Triton 3.4 processes inherit the directory")
 def test_the_cache_directory_reaches_the_gpu_worker(cache: Path) -> None:
-    assert affine_kernel().launch_env() == {"TRITON_CACHE_DIR": str(cache)}
+    packed = affine_kernel().packed([])
+    program = "import sys; from pytest_kerneltune.packing import unpack; unpack(sys.stdin.buffer.read());"
+    program += "import triton; print(triton.knobs.cache.dir)"
+    path = os.pathsep.join(sys.path)
+    env = {**os.environ, "PYTHONPATH": path, "TRITON_CACHE_DIR": "elsewhere"}
+    done = subprocess.run([sys.executable, "-c", program], input=packed, env=env, capture_output=True, check=True)
+    assert done.stdout.decode().split() == [str(cache)]
 
 
 @pytest.mark.parametrize(
@@ -594,6 +496,57 @@ def test_an_illegal_access_fails_the_request(compiler: Worker, station: Any) -> 
     call = station(kernel)
     with pytest.raises(RemoteError, match="illegal memory access"):
         call("check", {"FAR": 1 << 40}, artifact)
+
+
+@pytest.mark.gpu
+def test_the_config_after_a_lost_context_runs_in_a_fresh_process(compiler: Worker) -> None:
+    x = torch.ones(16, device="cuda")
+    y = torch.zeros(16, device="cuda")
+    kernel = TritonKernel(stray, (x, y), (1,), output=y, reference=lambda: torch.eye(1, 16, device="cuda")[0])
+    worker = Worker(dict(kernel.launch_env()))
+    launcher = RemoteLauncher(kernel, worker, [HERE])
+    configs = [{"FAR": far} for far in (0, 1 << 40, 0, 1)]
+    artifacts = [compiled(compiler, kernel, config) for config in configs]
+    try:
+        pairs = zip(configs, artifacts, strict=True)
+        replies = [launcher.call("check", *pair, timeout=LIMIT_S) for pair in pairs]
+    finally:
+        worker.close()
+    assert [reply.error is None for reply in replies] == [True, False, True, True]
+    assert "illegal memory access" in str(replies[1].error)
+    assert replies[0].value is replies[2].value is None
+    assert "2 of 16 elements differ" in replies[3].value
+
+
+@pytest.mark.gpu
+def test_a_write_just_beyond_the_output_is_found(compiler: Worker, station: Any) -> None:
+    x = torch.ones(16, device="cuda")
+    y = torch.zeros(16, device="cuda")
+    kernel = TritonKernel(stray, (x, y), (1,), output=y, reference=lambda: torch.eye(1, 16, device="cuda")[0])
+    call = station(kernel)
+    found = [call("check", {"FAR": far}, compiled(compiler, kernel, {"FAR": far})) for far in (0, 18, -1, 0)]
+    assert found == [
+        None,
+        "overwrites memory outside argument 1 (y_ptr): 4 bytes from 8 bytes after its end",
+        "overwrites memory outside argument 1 (y_ptr): 4 bytes up to 0 bytes before its start",
+        None,
+    ]
+
+
+@pytest.mark.gpu
+def test_configs_that_store_and_configs_that_add_are_timed_alike(compiler: Worker, station: Any) -> None:
+    x = torch.arange(1.0, 4097.0, device="cuda")
+    y, counts = torch.zeros_like(x), torch.zeros(1, dtype=torch.int32, device="cuda")
+    args = (x, y, counts, 4096)
+    kernel = TritonKernel(
+        affine_in_parts, args, lambda c: (4096 // c["BLOCK"], c["PARTS"]), output=y, reference=lambda: x * 2
+    )
+    call = station(kernel)
+    for parts in (1, 4, 2, 1):
+        config = {"BLOCK": 256, "PARTS": parts}
+        wrong, readings = call("check_and_time", config, compiled(compiler, kernel, config), math.inf)
+        assert wrong is None, config
+        assert min(readings) > 0
 
 
 @pytest.mark.gpu

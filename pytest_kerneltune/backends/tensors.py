@@ -1,9 +1,8 @@
-"""torch tensors as a kernel's arguments: found, compared on their device, brought back to first content, packed."""
+"""torch tensors as a kernel's arguments: found, compared on their device, brought back to first content."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 TOLERANCE = {8: 0.125, 16: 1e-2, 32: 1e-2, 64: 1e-6}
@@ -40,24 +39,19 @@ def storage_bytes(tensors: Iterable[Any]) -> dict[int, Any]:
 
 
 class Snapshot:
-    """The present content of everything behind some tensors; views of one storage stay views of one storage."""
+    """The present content of everything behind some tensors; views of one storage stay views of one storage.
+
+    ``live`` and ``first`` map a storage's address to its bytes: as they are, and as they were.
+    """
 
     def __init__(self, tensors: Iterable[Any]) -> None:
-        self._live = storage_bytes(tensors)
-        self._first = {address: content.clone() for address, content in self._live.items()}
+        self.live = storage_bytes(tensors)
+        self.first = {address: content.clone() for address, content in self.live.items()}
 
     def restore(self) -> None:
         """Bring the content back."""
-        for address, content in self._live.items():
-            content.copy_(self._first[address])
-
-    def changed(self, besides: Iterable[Any]) -> bool:
-        """Whether anything was written to, outside the storages of the tensors ``besides``."""
-        import torch
-
-        ignored = storage_bytes(besides)
-        inputs = [address for address in self._live if address not in ignored]
-        return any(not torch.equal(self._live[address], self._first[address]) for address in inputs)
+        for address, content in self.live.items():
+            content.copy_(self.first[address])
 
 
 def spoil(output: Any, expected: Any) -> None:
@@ -124,50 +118,9 @@ def _widened(tensor: Any) -> Any:
 
 
 def _root_mean_square(values: Any) -> float:
-    finite = values[values.isfinite()].abs().double()
-    return float(finite.square().mean().sqrt()) if finite.numel() else 0.0
-
-
-class _Storage:
-    """The bytes behind some tensors of one pickle, sent once."""
-
-    def __init__(self, content: Any) -> None:
-        self._content = content
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _load_storage, (self._content.cpu().numpy(), str(self._content.device))
-
-
-def tensor_reducer() -> Callable[[Any], tuple[Any, ...]]:
-    """A reducer of torch.Tensor for one pickle: tensors that share memory share it where they are unpacked, too.
-
-    (torch's own reducer gives every view a storage of its own.)
-    """
-    storages: dict[int, _Storage] = {}
-
-    def reduce(tensor: Any) -> tuple[Any, ...]:
-        import torch
-
-        odd = tensor.requires_grad or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta
-        if odd or type(tensor) is not torch.Tensor:
-            plain: tuple[Any, ...] = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-            return plain
-        ((address, content),) = storage_bytes([tensor]).items()
-        storage = storages.setdefault(address, _Storage(content))
-        view: Sequence[Any] = (tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-        return _load_tensor, (storage, *view)
-
-    return reduce
-
-
-def _load_storage(content: Any, device: str) -> Any:
+    """Of the finite ones; 0 where there are none."""
     import torch
 
-    # A copy: numpy's memory is aligned to 16 bytes at best, torch's to 64 (CPU) or 512 (CUDA) bytes.
-    return torch.tensor(content, device=device)
-
-
-def _load_tensor(content: Any, dtype: Any, offset: int, shape: Any, stride: Any) -> Any:
-    import torch
-
-    return torch.empty(0, dtype=dtype, device=content.device).set_(content.untyped_storage(), offset, shape, stride)
+    finite = values.isfinite()
+    norm = torch.linalg.vector_norm(torch.where(finite, values.abs(), 0), dtype=torch.float64)
+    return float(norm / finite.sum().clamp(min=1).sqrt())

@@ -1,0 +1,81 @@
+"""What users give to kernels on torch tensors: checked, described, and how outputs are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_kerneltune.backends.tensors import mismatch, storage_bytes, tensors_in
+from pytest_kerneltune.errors import UsageError
+
+_ALIGNED = 16  # bytes; what compilers specialise on
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How outputs are compared with the reference's; ``one`` says that there is a single output, not a list."""
+
+    rtol: float | None
+    atol: float | None
+    check: Callable[[Any, Any], bool] | None
+    one: bool
+
+    def mismatch(self, actual: Sequence[Any], expected: Sequence[Any]) -> str | None:
+        """How the tensors ``actual`` differ from ``expected``; None if they don't."""
+        if self.check is not None:
+            expected = [tensor.clone() for tensor in expected]  # which are kept, whatever it does to them
+            right = self.check(actual[0], expected[0]) if self.one else self.check(tuple(actual), tuple(expected))
+            return None if right else "is wrong: check= returned False"
+        for i, (got, want) in enumerate(zip(actual, expected, strict=True)):
+            if (text := mismatch(got, want, self.rtol, self.atol)) is not None:
+                return text if self.one else f"[{i}] {text}"
+        return None
+
+
+def checked_arguments(kind: str, args: Any, name: str = "args") -> tuple[Any, ...]:
+    """``args`` as a tuple; raises UsageError that names the kernel class ``kind`` where it is no tuple or list."""
+    if not isinstance(args, tuple | list):
+        raise UsageError(f"{kind}({name}=...) must be a tuple of the kernel's arguments, not {args!r:.80}")
+    return tuple(args)
+
+
+def checked_comparison(
+    kind: str, reference: Any, check: Any, rtol: Any = None, atol: Any = None, one: bool = True
+) -> Comparison:
+    """A Comparison; raises UsageError that names the kernel class ``kind`` and the argument that is wrong."""
+    for name, value in (("reference", reference), ("check", check)):
+        if value is not None and not callable(value):
+            raise UsageError(f"{kind}({name}={value!r:.80}) must be callable")
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None and not (isinstance(tolerance, int | float) and 0 <= tolerance < math.inf):
+            raise UsageError(f"{kind}({name}={tolerance!r:.80}) must be a number that is not negative")
+    return Comparison(rtol, atol, check, one)
+
+
+def checked_outputs(kind: str, output: Any, arguments: Sequence[Any], reference: Any) -> tuple[Any, ...]:
+    """The tensors of ``output`` (one, a list or None) as a tuple.
+
+    Raises UsageError that names the kernel class ``kind`` where one is not behind ``arguments``, or where there is none
+    for ``reference`` to be compared with.
+    """
+    outputs = tuple(output) if isinstance(output, tuple | list) else (() if output is None else (output,))
+    known = storage_bytes(tensors_in(arguments))
+    for tensor in outputs:
+        if not hasattr(tensor, "untyped_storage") or not known.keys() & storage_bytes([tensor]).keys():
+            raise UsageError(f"{kind}(output=...) must be a tensor in args (or a view of one), or a list of them")
+    if reference is not None and not outputs:
+        raise UsageError(f"{kind}(reference=...) needs output=, the tensor in args that the kernel writes")
+    return outputs
+
+
+def described(value: Any) -> str:
+    """An argument in words, for fingerprints: a tensor's type, shape, strides and alignment, another's value."""
+    if hasattr(value, "data_ptr") and hasattr(value, "stride"):
+        shape, strides = list(value.shape), tuple(value.stride())
+        aligned = "" if value.data_ptr() % _ALIGNED else f", {_ALIGNED}-byte aligned"
+        return f"{str(value.dtype).removeprefix('torch.')}{shape}, strides {strides}{aligned}"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(described, value))})"
+    return "None" if value is None else f"{type(value).__name__} {value}"
