@@ -1,4 +1,4 @@
-"""``python -m pytest_kerneltune COMMAND``: what is done with kernels' tuning results outside pytest."""
+"""``python -m pytest_kerneltune COMMAND``: what is done outside pytest, with tuning results and with the machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from importlib import import_module
 from pytest_kerneltune.errors import KernelTuneError
 
 COMMANDS = {
+    "doctor": (
+        "pytest_kerneltune.commands.doctor",
+        "whether this machine can measure, how finely, and what to change",
+    ),
     "compare-searches": (
         "pytest_kerneltune.commands.compare_searches",
         "how fast searches find good configs, on recorded search spaces",
@@ -28,7 +32,7 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: the command line's) name; returns the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = ArgumentParser("python -m pytest_kerneltune", description="Tools around pytest-kerneltune's results.")
+    parser = ArgumentParser("python -m pytest_kerneltune", description="Tools around pytest-kerneltune.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=RawDescriptionHelpFormatter)

@@ -1,4 +1,4 @@
-"""The device that is measured: what it is, how to time work on it, and what disturbed a measurement."""
+"""The device that is measured: what it is, and what disturbed a measurement."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pytest_kerneltune.devices import parent_uuid
 from pytest_kerneltune.nvidia import (
     FACTS,
     SAMPLE,
@@ -71,7 +72,7 @@ def cuda_device(index: int | None = None) -> DeviceInfo:
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
     uuid = _uuid(properties)
-    driver = smi_values(query_gpu(FACTS, uuid) or "", FACTS)
+    driver = smi_values(query_gpu(FACTS, uuid) or query_gpu(FACTS, parent_uuid(uuid)) or "", FACTS)
     capability = f"{properties.major}.{properties.minor}"
     hard = {"gpu": properties.name, "compute capability": capability}
     for key, name in (("mig", "mig.mode.current"), ("power limit W", "power.limit")):
@@ -172,59 +173,6 @@ def _cpu_caches(folder: Path) -> list[str]:
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
         found.append(f"L{level}{suffix} {size}")
     return found
-
-
-class EventTimer:
-    """Times launches on the current CUDA stream with a pair of events each, the L2 cache flushed before each.
-
-    The flush serves twice: every launch finds the cache cold, and while the GPU is busy with it the host enqueues the
-    launch, so that launch overhead does not show in the reading. Hence a buffer larger than the cache alone needs.
-    """
-
-    method = "cuda-events, L2 flushed"
-
-    _FLUSH_BYTES = 256 * 2**20  # about 70 us of writing on a GPU with 4 TB/s, more than a launch takes the host
-    _HEAD_START = 4  # flushes that keep the GPU busy while the host enqueues the first launches
-    _IN_FLIGHT = 50  # launches enqueued before the host waits
-
-    def __init__(self) -> None:
-        import torch
-
-        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        size = max(self._FLUSH_BYTES, 2 * _l2_bytes(properties))
-        self._buffer = torch.empty(size // 4, dtype=torch.int32, device="cuda")
-        self._synchronize: Callable[[], None] = torch.cuda.synchronize
-        self._events = [
-            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(self._IN_FLIGHT)
-        ]
-
-    def measure(
-        self, launch: Callable[[], Any], count: int, before: Callable[[], Any] | None = None, launches: int = 1
-    ) -> list[float]:
-        """``count`` readings in ms, each the mean of ``launches`` launches (all but the first with a warm cache).
-
-        ``before`` runs untimed before each reading. An error of the kernel surfaces here, as torch's RuntimeError.
-        """
-        readings: list[float] = []
-        while len(readings) < count:
-            readings += self._burst(launch, min(self._IN_FLIGHT, count - len(readings)), before, launches)
-        return readings
-
-    def _burst(
-        self, launch: Callable[[], Any], count: int, before: Callable[[], Any] | None, launches: int
-    ) -> list[float]:
-        for _ in range(self._HEAD_START):
-            self._buffer.zero_()
-        for start, end in self._events[:count]:
-            if before is not None:
-                before()
-            self._buffer.zero_()
-            start.record()
-            for _ in range(launches):
-                launch()
-            end.record()
-        self._synchronize()
-        return [start.elapsed_time(end) / launches for start, end in self._events[:count]]
 
 
 class GpuWatch:

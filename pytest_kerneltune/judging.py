@@ -21,6 +21,9 @@ from pytest_kerneltune.station import REFERENCE
 from pytest_kerneltune.statistics import log_ratios, median_interval
 from pytest_kerneltune.trial import Clock, Config
 
+METHOD = "method"
+"""The fact that says how a kernel is timed."""
+
 
 class Watch(Protocol):
     """What a device's watch says after a measurement."""
@@ -35,6 +38,11 @@ class Contract:
     facts: Mapping[str, str]
     clock: Clock
     watch: Callable[[], AbstractContextManager[Watch]]
+
+    @property
+    def method(self) -> str:
+        """By which the kernel is timed, in words: one that ``Station.method`` chose."""
+        return self.facts[METHOD]
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def _measured(
     disturbed: list[str] = []
     for look in policy.looks if comparable else policy.looks[:1]:
         with contract.watch() as watch:
-            fresh = bench.compare(arms, True, look - len(blocks.get("winner", ())))
+            fresh = bench.compare(arms, True, look - len(blocks.get("winner", ())), contract.method)
         disturbed += [text for text in watch.disturbances() if text not in disturbed]
         blocks = {name: [*blocks.get(name, ()), *values] for name, values in fresh.items()}
         measured = _old_config_kept(Measured(winner, blocks, tuple(disturbed)), baseline, policy)

@@ -5,8 +5,10 @@ Where nvidia-smi is missing or fails, nothing is known and nothing is raised.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +19,31 @@ SAMPLE = ("clocks_event_reasons.active", "clocks.sm", "power.draw")
 SAMPLE_OLD = ("clocks_throttle_reasons.active", *SAMPLE[1:])
 """``SAMPLE`` before driver 535."""
 
+STATE = (
+    ("name", "uuid", "driver_version", "pci.bus_id"),
+    ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.memory"),
+    ("clocks.applications.graphics", "clocks.applications.memory"),
+    ("clocks.default_applications.graphics", "clocks.default_applications.memory"),
+    ("power.draw", "power.limit", "power.default_limit", "power.max_limit"),
+    ("temperature.gpu",),
+    ("ecc.mode.current", "ecc.errors.uncorrected.volatile.total"),
+    ("persistence_mode", "compute_mode", "mig.mode.current"),
+    ("clocks_event_reasons.active",),
+)
+"""What describes a GPU's state. A driver that does not know one of the names refuses the whole question, so they are
+grouped by age and kind."""
+
 _LIMIT_S = 10.0
 
 # Bits of the active clock event reasons (nvml.h, nvmlClocksEventReason*).
 _DISTURBING = {0x8: "hardware slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake slowdown"}
 _REMARKABLE = {0x4: "software power cap", 0x20: "software thermal slowdown"}
+_HARMLESS = {
+    0x1: "idle",
+    0x2: "limited by the application clocks set",
+    0x10: "clocks of several GPUs kept equal",
+    0x100: "limited by the display clocks set",
+}
 
 
 def query_gpu(names: Sequence[str], uuid: str) -> str | None:
@@ -32,6 +54,64 @@ def query_gpu(names: Sequence[str], uuid: str) -> str | None:
 def query_processes(uuid: str) -> str | None:
     """Process id and name of every process that computes on the GPU, a line of CSV each; None where that fails."""
     return _smi("--query-compute-apps=pid,process_name", uuid)
+
+
+def query_state(uuid: str) -> dict[str, str]:
+    """The properties in ``STATE`` that are known of the GPU ``uuid``; empty where nvidia-smi does not answer.
+
+    The active clock event reasons have their present name, whatever this driver calls them.
+    """
+    names = [name for group in STATE for name in group]
+    if (answer := query_gpu(names, uuid)) is not None:
+        return smi_values(answer, names)
+    found: dict[str, str] = {}
+    for group in STATE:
+        answer = query_gpu(group, uuid)
+        if answer is None and group == STATE[0]:
+            return {}
+        found |= smi_values(answer or "", group)
+    if SAMPLE[0] not in found:
+        found |= smi_values(query_gpu(SAMPLE_OLD[:1], uuid) or "", SAMPLE[:1])
+    return found
+
+
+def query_sample(uuid: str) -> Sample | None:
+    """One look at the GPU ``uuid``, by whichever names its driver knows; None where that fails."""
+    for names in (SAMPLE, SAMPLE_OLD):
+        text = query_gpu(names, uuid)
+        if text is not None and (sample := parse_sample(text)) is not None:
+            return sample
+    return None
+
+
+def query_guests() -> list[tuple[str, int, str]] | None:
+    """Every process that computes on a GPU of this machine: the GPU's UUID, process id and name; None where that fails.
+
+    Before this process uses a GPU all of them are others', in a container too, where their ids mean nothing.
+    """
+    text = _smi("--query-compute-apps=gpu_uuid,pid,process_name", None)
+    if text is None:
+        return None
+    rows = ([cell.strip() for cell in line.split(",", 2)] for line in text.splitlines())
+    return [(row[0], int(row[1]), row[2]) for row in rows if len(row) == 3 and row[1].isdigit()]
+
+
+def smi_installed() -> bool:
+    """Whether there is an nvidia-smi on the PATH."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def cuda_of_driver() -> str:
+    """The newest CUDA version that the driver supports, "13.0"; "" without a driver.
+
+    Encoded as 1000 * major + 10 * minor (CUDA driver API, cuDriverGetVersion).
+    """
+    version = ctypes.c_int(0)
+    try:
+        status = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return ""
+    return f"{version.value // 1000}.{version.value % 1000 // 10}" if status == 0 and version.value else ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +138,11 @@ def remarks(samples: Sequence[Sample]) -> list[str]:
     seen += [f"up to {max(power):.0f} W"] if power else []
     range_text = f" ({', '.join(seen)})" if seen else ""
     return [text + range_text for text in _seen(samples, _REMARKABLE)]
+
+
+def reasons_in_words(reasons: int) -> list[str]:
+    """Why the clocks are where they are, a phrase for each bit that is known, the worst first."""
+    return _seen([Sample(reasons)], _DISTURBING | _REMARKABLE | _HARMLESS)
 
 
 def _seen(samples: Sequence[Sample], names: Mapping[int, str]) -> list[str]:
@@ -126,8 +211,9 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _smi(query: str, uuid: str) -> str | None:
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", uuid or "0"]
+def _smi(query: str, uuid: str | None) -> str | None:
+    """What nvidia-smi answers of the GPU ``uuid`` ("": the first one, None: all)."""
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *([] if uuid is None else ["-i", uuid or "0"])]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S

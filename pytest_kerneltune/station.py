@@ -8,54 +8,50 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from pytest_kerneltune.backends import Program
 from pytest_kerneltune.errors import KernelError
-from pytest_kerneltune.timing import SLOW_MS, Plan, block_order, block_plan, launches_a_reading, plan, summarise
+from pytest_kerneltune.timers import HostTimer as HostTimer
+from pytest_kerneltune.timers import Timer as Timer
+from pytest_kerneltune.timers import calibration_work as calibration_work
+from pytest_kerneltune.timers import timer_for
+from pytest_kerneltune.timing import (
+    BATCH,
+    BATCHES_A_BLOCK,
+    SHORT_MS,
+    SLOW_MS,
+    Plan,
+    block_order,
+    block_plan,
+    launches_a_reading,
+    next_readings,
+    summarise,
+)
 from pytest_kerneltune.trial import Clock, Config
 
 REFERENCE, CALIBRATION = "reference", "calibration"
-_CALIBRATION_STEPS = 40_000
 _REWARM_BELOW_MS = 5.0  # what a longer kernel inherits in the caches does not matter
+_NOT_TINY_MS = 2.0  # what takes no longer when it is first launched may still take a microsecond
+_REPEATED_BELOW_S = 0.3  # a reference whose first run takes longer is not run once more to tell its latency
+_LONGEST_BATCH_MS = 20.0
 
 
-class Timer(Protocol):
-    """Reads one clock."""
+@dataclass(frozen=True)
+class _Arm:
+    """What a comparison launches, and about how long a launch takes by the station's own timer."""
 
-    @property
-    def method(self) -> str:
-        """What is measured, in words; readings of different methods are never compared."""
-
-    def measure(
-        self, launch: Callable[[], Any], count: int, before: Callable[[], Any] | None = None, launches: int = 1
-    ) -> list[float]:
-        """``count`` readings in ms, each the mean of ``launches`` launches; ``before`` runs untimed before each."""
-
-
-class HostTimer:
-    """The wall clock, or the CPU time of this thread."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._now = time.thread_time_ns if clock == "thread" else time.perf_counter_ns
-        self.method = "thread CPU time, minimum" if clock == "thread" else "wall clock, minimum"
-
-    def measure(
-        self, launch: Callable[[], Any], count: int, before: Callable[[], Any] | None = None, launches: int = 1
-    ) -> list[float]:
-        now, repeat, readings = self._now, range(launches), []
-        for _ in range(count):
-            if before is not None:
-                before()
-            start = now()
-            for _ in repeat:
-                launch()
-            readings.append((now() - start) / 1e6 / launches)
-        return readings
+    launch: Callable[[], Any]
+    latency_ms: float
 
 
 class Station:
-    """Checks and times configs; ``program`` is the program itself or its packed bytes."""
+    """Checks and times configs; ``program`` is the program itself or its packed bytes.
+
+    What was found right in this process is not checked again when it is compared.
+    """
 
     def __init__(self, program: Program | bytes, clock: Clock) -> None:
         if isinstance(program, bytes):
@@ -64,57 +60,91 @@ class Station:
             program = unpack(program)
         self._program: Any = program
         self._clock = clock
-        self._timer = _timer(clock)
-        self._expected = False
+        self._timer = timer_for(clock)
+        self._first_s: float | None = None
+        self._right: dict[str, float] = {}
+        """Latency in ms of each config known to be right, and of the yardsticks."""
 
     def expect(self) -> str:
         """Run the reference once and keep what it returns, so that configs can be checked; the timer's method."""
-        if not self._expected:
+        if self._first_s is None:
+            start = time.perf_counter()
             self._program.expect()
-            self._expected = True
+            self._timer.wait()
+            self._first_s = time.perf_counter() - start
         return self._timer.method
+
+    def reference_ms(self) -> float:
+        """About how long one more run of the reference takes, in wall ms; 0 where there is none.
+
+        It is run again to know that, unless its first run was long: then this is what that took.
+        """
+        self.expect()
+        first_s = self._first_s or 0.0
+        reference = self._program.reference
+        if reference is None:
+            return 0.0
+        if first_s > _REPEATED_BELOW_S:
+            return first_s * 1e3
+        start = time.perf_counter()
+        reference()
+        self._timer.wait()
+        return (time.perf_counter() - start) * 1e3
 
     def check(self, config: Config, artifact: Any) -> str | None:
         """Launch ``config`` once on fresh inputs; how its output differs from the reference's, None if it doesn't."""
-        self.expect()
-        launch = self._program.prepare(config, artifact)
-        self._program.reset()
-        wrong: str | None = self._program.mismatch(launch())
+        wrong, _ = self._check(self._program.prepare(config, artifact))
         return wrong
 
     def check_and_time(self, config: Config, artifact: Any, best_ms: float) -> tuple[str | None, list[float]]:
         """``check``, then the readings in ms where it is right; fewer readings where it is far from ``best_ms``."""
-        if (wrong := self.check(config, artifact)) is not None:
-            return wrong, []
         launch = self._program.prepare(config, artifact)
-        chosen = plan(self._clock, self._estimate(launch), best_ms, not self._program.restores)
-        return None, self._readings(launch, chosen)
+        wrong, at_most_ms = self._check(launch)
+        if wrong is not None:
+            return wrong, []
+        launches = self._launches_a_reading(launch, at_most_ms)
+        readings: list[float] = []
+        while count := next_readings(self._clock, readings, best_ms, launches, at_most_ms):
+            readings += self._readings(launch, Plan(count, launches))
+        self._right[_key(config)] = summarise(self._clock, readings)
+        return None, readings
 
-    def compare(self, arms: Mapping[str, tuple[Config, Any]], yardsticks: bool, blocks: int) -> dict[str, list[float]]:
+    def method(self, config: Config, artifact: Any, wanted: str = "") -> str:
+        """The method, in words, by which ``config`` is to be compared with others: for ``compare`` and for contracts.
+
+        It is ``wanted`` where that is a method of ours and works for the config and the reference; else what suits the
+        config's latency. Raises KernelError where the config is wrong.
+        """
+        own = self._timer.method
+        if self._clock != "cuda":
+            return own
+        arm = self._arm(config, artifact)
+        suits = self._batches.method if arm.latency_ms < SHORT_MS else own
+        chosen = wanted if wanted in (own, self._batches.method) else suits
+        if chosen == own:
+            return own
+        return chosen if all(map(self._can_batch, [arm, *self._yardsticks().values()])) else own
+
+    def compare(
+        self, arms: Mapping[str, tuple[Config, Any]], yardsticks: bool, blocks: int, method: str = ""
+    ) -> dict[str, list[float]]:
         """Interleaved readings of several configs: arm name to ``blocks`` block values in ms.
 
-        Each config is checked once more first: that is also how a fresh process learns whether the kernel's inputs
-        must be restored between launches. With ``yardsticks`` the reference (if there is one) and, on host clocks, a
-        fixed piece of work of our own are arms too. Each block launches every arm in turn, after an untimed launch of
-        the same arm. Raises KernelError where a config is wrong now.
+        Each config that this process has not checked is checked first: that is also how a fresh process learns whether
+        the kernel's inputs must be restored between launches. With ``yardsticks`` the reference (if there is one) and,
+        on host clocks, a fixed piece of work of our own are arms too. Each block launches every arm in turn, after an
+        untimed reading of the same arm. ``method`` is one that the method of that name chose, by default the one that
+        searches use. Raises KernelError where a config is wrong now, or cannot be timed by ``method``.
         """
-        program = self._program
-        for name, (config, artifact) in arms.items():
-            if (wrong := self.check(config, artifact)) is not None:
-                raise KernelError(f"{name} ({dict(config)}): output {wrong}")
-        launches = {name: program.prepare(config, artifact) for name, (config, artifact) in arms.items()}
-        if yardsticks and program.reference is not None:
-            launches[REFERENCE] = program.reference
-        if yardsticks and self._clock != "cuda":
-            launches[CALIBRATION] = calibration_work
-        estimates = {name: self._estimate(launch) for name, launch in launches.items()}
-        plans = {n: block_plan(self._clock, ms, not program.restores) for n, ms in estimates.items()}
-        values: dict[str, list[float]] = {name: [] for name in launches}
+        chosen = {name: self._arm(config, artifact, name) for name, (config, artifact) in arms.items()}
+        if yardsticks:
+            chosen |= self._yardsticks()
+        timer = self._timer_of(method)
+        plans = {name: self._block_plan(timer, arm.latency_ms) for name, arm in chosen.items()}
+        values: dict[str, list[float]] = {name: [] for name in chosen}
         for block in range(blocks):
-            for name in block_order(list(launches), block):
-                if estimates[name] < _REWARM_BELOW_MS:
-                    self._readings(launches[name], Plan(1))  # the caches are then this arm's own
-                values[name].append(self._read(launches[name], plans[name]))
+            for name in block_order(list(chosen), block):
+                values[name].append(self._block(timer, chosen[name], plans[name]))
         return values
 
     def healthy(self) -> bool:
@@ -124,35 +154,101 @@ class Station:
 
             torch.cuda.synchronize()
             torch.zeros(1, device="cuda").item()
+            torch.cuda.empty_cache()  # what a config that ran out of memory left behind
         return True
 
-    def _estimate(self, launch: Callable[[], Any]) -> float:
-        """About how many ms a launch takes, read as it will be timed: alone, a tiny kernel looks like a slow one."""
-        first = self._read(launch, Plan(1))
-        if first > SLOW_MS:
-            return first
-        return self._read(launch, Plan(2, launches_a_reading(self._clock, first, not self._program.restores)))
+    def _check(self, launch: Callable[[], Any]) -> tuple[str | None, float]:
+        """How the output of one launch differs from the reference's, and wall ms that a launch takes at the most."""
+        self.expect()
+        self._program.reset()
+        self._timer.wait()
+        start = time.perf_counter()
+        returned = launch()
+        self._timer.wait()
+        at_most_ms = (time.perf_counter() - start) * 1e3
+        wrong: str | None = self._program.mismatch(returned)
+        return wrong, at_most_ms
 
-    def _read(self, launch: Callable[[], Any], plan: Plan) -> float:
-        return summarise(self._clock, self._readings(launch, plan))
+    def _arm(self, config: Config, artifact: Any, name: str = "config") -> _Arm:
+        launch, key = self._program.prepare(config, artifact), _key(config)
+        if key not in self._right:
+            wrong, at_most_ms = self._check(launch)
+            if wrong is not None:
+                raise KernelError(f"{name} ({dict(config)}): output {wrong}")
+            self._right[key] = self._estimate(launch, at_most_ms)
+        return _Arm(launch, self._right[key])
+
+    def _yardsticks(self) -> dict[str, _Arm]:
+        launches = {REFERENCE: self._program.reference} if self._program.reference is not None else {}
+        if self._clock != "cuda":
+            launches[CALIBRATION] = calibration_work
+        for name, launch in launches.items():
+            if name not in self._right:
+                (first_ms,) = self._readings(launch, Plan(1))
+                self._right[name] = first_ms if first_ms > SLOW_MS else self._estimate(launch, first_ms)
+        return {name: _Arm(launch, self._right[name]) for name, launch in launches.items()}
+
+    def _estimate(self, launch: Callable[[], Any], at_most_ms: float) -> float:
+        """About how many ms a launch takes, read as it will be timed."""
+        count = 1 if at_most_ms > SLOW_MS else 2
+        return summarise(self._clock, self._readings(launch, Plan(count, self._launches_a_reading(launch, at_most_ms))))
+
+    def _launches_a_reading(self, launch: Callable[[], Any], at_most_ms: float) -> int:
+        """How many launches a reading takes; found by two readings, since alone a tiny kernel looks like a slow one."""
+        if self._clock == "cuda" or self._program.restores or at_most_ms > _NOT_TINY_MS:
+            return 1
+        estimate_ms = at_most_ms
+        for readings in (1, 2):
+            plan = Plan(readings, launches_a_reading(self._clock, estimate_ms, readings > 1))
+            estimate_ms = summarise(self._clock, self._readings(launch, plan))
+        return launches_a_reading(self._clock, estimate_ms, True)
 
     def _readings(self, launch: Callable[[], Any], plan: Plan) -> list[float]:
-        before = self._program.reset if self._program.restores else None
-        return self._timer.measure(launch, plan.readings, before, plan.launches)
+        return self._timer.measure(launch, plan.readings, self._before, plan.launches)
+
+    @property
+    def _before(self) -> Callable[[], Any] | None:
+        """What must run before each launch."""
+        reset: Callable[[], Any] | None = self._program.reset if self._program.restores else None
+        return reset
+
+    @cached_property
+    def _batches(self) -> Timer:
+        from pytest_kerneltune.gpu_timers import BatchTimer, EventTimer
+
+        assert isinstance(self._timer, EventTimer)
+        timer: Timer = BatchTimer(self._timer.flush)
+        return timer
+
+    def _can_batch(self, arm: _Arm) -> bool:
+        if self._program.restores or arm.latency_ms * BATCH > _LONGEST_BATCH_MS:
+            return False
+        try:
+            self._batches.measure(arm.launch, 1)
+        except KernelError:
+            return False
+        return True
+
+    def _timer_of(self, method: str) -> Timer:
+        if method in ("", self._timer.method):
+            return self._timer
+        if self._clock != "cuda" or method != self._batches.method:
+            raise KernelError(f"nothing is timed by {method!r} here, but by {self._timer.method!r}")
+        if self._program.restores:
+            raise KernelError(f"the kernel changes its inputs, so it cannot be timed by {method!r}")
+        return self._batches
+
+    def _block_plan(self, timer: Timer, latency_ms: float) -> Plan:
+        if timer is self._timer:
+            return block_plan(self._clock, latency_ms, not self._program.restores)
+        return Plan(BATCHES_A_BLOCK)
+
+    def _block(self, timer: Timer, arm: _Arm, plan: Plan) -> float:
+        """One block's value; a first reading, which finds the caches as another arm left them, is left out."""
+        unused = int(timer is self._timer and arm.latency_ms < _REWARM_BELOW_MS)
+        readings = timer.measure(arm.launch, plan.readings + unused, self._before, plan.launches)
+        return summarise(self._clock, readings[unused:])
 
 
-def calibration_work() -> int:
-    """A fixed piece of interpreter work (about 2 ms) that tells how fast this machine runs today."""
-    total = 0
-    for i in range(_CALIBRATION_STEPS):
-        total += i & 7
-    return total
-
-
-def _timer(clock: Clock) -> Timer:
-    if clock != "cuda":
-        return HostTimer(clock)
-    from pytest_kerneltune.gpu import EventTimer
-
-    timer: Timer = EventTimer()
-    return timer
+def _key(config: Config) -> str:
+    return repr(sorted(config.items()))

@@ -1,11 +1,10 @@
-"""Devices described, work timed, disturbances seen. nvidia-smi is a shell script here."""
+"""Devices described, disturbances seen. nvidia-smi is a shell script here."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from pytest_kerneltune.gpu import (
-    EventTimer,
     GpuWatch,
     cpu_device,
     cuda_available,
@@ -32,7 +30,6 @@ from pytest_kerneltune.nvidia import (
     smi_values,
 )
 from pytest_kerneltune.search.peaks import arithmetic, bandwidth, flop_per_clock
-from pytest_kerneltune.station import Timer
 
 QUIET = "0x0000000000000000, 1980, 121.37"
 UUID = "GPU-5d2c9b1e-8f64-1d0b-6c43-90a3c5d1f7aa"
@@ -250,52 +247,6 @@ def test_the_gpu_is_described(torch: Any) -> None:
     assert bandwidth(device.facts) > 100
     assert all(rate > 0 for rate in arithmetic(device.facts).values())
     assert "power limit W" in device.hard
-
-
-@pytest.mark.gpu
-def test_the_timer_reads_more_for_more_work(torch: Any) -> None:
-    timer: Timer = EventTimer()
-    small, large = (torch.zeros(n, device="cuda") for n in (1 << 16, 1 << 28))
-    quick = timer.measure(small.zero_, 60)
-    slow = timer.measure(large.zero_, 5)
-    assert (len(quick), len(slow)) == (60, 5)
-    assert 0 < sorted(quick)[30] < sorted(slow)[2] / 10
-
-
-@pytest.mark.gpu
-def test_the_timer_calls_before_ahead_of_every_reading_and_leaves_it_out(torch: Any) -> None:
-    timer = EventTimer()
-    calls: list[str] = []
-    small, large = (torch.zeros(n, device="cuda") for n in (1 << 16, 1 << 28))
-
-    def before() -> None:
-        calls.append("before")
-        large.zero_()
-
-    def launch() -> None:
-        calls.append("launch")
-        small.zero_()
-
-    bare, guarded = timer.measure(launch, 20), timer.measure(launch, 20, before)
-    assert calls == ["launch"] * 20 + ["before", "launch"] * 20
-    assert sorted(guarded)[10] < 3 * sorted(bare)[10]
-    assert len(timer.measure(launch, 2, launches=5)) == 2
-    assert calls[-10:] == ["launch"] * 10
-
-
-@pytest.mark.gpu
-def test_launch_overhead_hides_behind_the_flush(torch: Any) -> None:
-    x = torch.zeros(256, device="cuda")
-    timer = EventTimer()
-
-    def slow_to_launch() -> None:
-        until = time.perf_counter() + 20e-6
-        while time.perf_counter() < until:
-            pass
-        x.zero_()
-
-    bare, slow = timer.measure(x.zero_, 100), timer.measure(slow_to_launch, 100)
-    assert sorted(slow)[50] < 2 * sorted(bare)[50]
 
 
 @pytest.mark.gpu

@@ -35,7 +35,7 @@ class Quiet(AbstractContextManager["Quiet"]):
         return []
 
 
-FACTS = {"device": "D", "method": "wall"}
+FACTS = {"device": "D", judging.METHOD: "wall clock, minimum"}
 CONTRACT = judging.Contract(FACTS, "wall", Quiet)
 
 
@@ -48,6 +48,7 @@ class Bench:
     failing: tuple[Config, ...] = ()
     noise: Callable[[int], float] = lambda _: 1.0
     calls: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
     checked: list[Config] = field(default_factory=list)
     restarts: int = 0
 
@@ -55,8 +56,9 @@ class Bench:
         self.checked.append(config)
         return Trial(config, Status.COMPILE_ERROR if config in self.failing else Status.OK)
 
-    def compare(self, arms: Mapping[str, Config], yardsticks: bool, blocks: int) -> dict[str, list[float]]:
+    def compare(self, arms: Mapping[str, Config], yardsticks: bool, blocks: int, method: str) -> dict[str, list[float]]:
         self.calls.append((tuple(arms), blocks))
+        self.methods.append(method)
         assert yardsticks
         speed = self.sessions[min(self.restarts, len(self.sessions) - 1)]
         values = {
@@ -143,8 +145,10 @@ def test_an_advantage_within_the_noise_does_not_change_the_config() -> None:
     assert measured(bench, NEW, baseline()).config == NEW
 
     class Scattered(Bench):
-        def compare(self, arms: Mapping[str, Config], yardsticks: bool, blocks: int) -> dict[str, list[float]]:
-            values = super().compare(arms, yardsticks, blocks)
+        def compare(
+            self, arms: Mapping[str, Config], yardsticks: bool, blocks: int, method: str
+        ) -> dict[str, list[float]]:
+            values = super().compare(arms, yardsticks, blocks, method)
             values["winner"] = [v * factors[i % 2] for i, v in enumerate(values["winner"])]
             return values
 
@@ -175,6 +179,15 @@ def test_an_undecided_case_is_measured_to_the_last_look() -> None:
     assert [blocks for _, blocks in bench.calls] == [16, 16, 32]
     assert len(found.blocks["winner"]) == policy.looks[-1]
     assert {len(v) for v in found.blocks.values()} == {policy.looks[-1]}
+
+
+def test_every_look_is_timed_by_the_method_of_the_contract() -> None:
+    facts = {**FACTS, judging.METHOD: "batches"}
+    stored, contract = replace(baseline(), contract=facts), replace(CONTRACT, facts=facts)
+    policy = Policy(threshold=0.3)
+    bench = Bench({1: 1.25}, noise=lambda i: [0.6, 1.0, 1.6][i % 3])
+    judging.measure(cast(Benchmark, bench), OLD, stored, contract, policy)
+    assert bench.methods == ["batches"] * 3
 
 
 # The second opinion
@@ -274,6 +287,12 @@ def test_a_kernel_that_does_five_times_the_work_has_regressed() -> None:
     slower = judging.measure(real_bench(100_000), {"n": 1}, stored, CONTRACT, policy)
     assert kind(slower, stored, policy) in (VerdictKind.REGRESSED, VerdictKind.NOISY)
     assert slower.latency_ms > 2 * before.latency_ms
+
+
+def test_a_method_of_another_clock_is_an_error() -> None:
+    contract = replace(CONTRACT, facts={**FACTS, judging.METHOD: "cuda-events, L2 flushed"})
+    with pytest.raises(KernelError, match="nothing is timed by 'cuda-events, L2 flushed' here, but by 'wall clock"):
+        judging.measure(real_bench(1), {"n": 1}, None, contract, POLICY)
 
 
 def test_a_winner_that_cannot_be_measured_is_an_error() -> None:
