@@ -17,7 +17,7 @@ import pytest
 from pytest_kerneltune.errors import GateFailure
 from pytest_kerneltune.errors import UsageError as KernelUsageError
 from pytest_kerneltune.options import OPTIONS, RUN_PLUGIN, spelled_out
-from pytest_kerneltune.settings import Settings, environment
+from pytest_kerneltune.settings import Settings, change_environment, environment
 
 if TYPE_CHECKING:
     from pytest_kerneltune.fixture import TunedKernel
@@ -43,6 +43,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
     args[:] = spelled_out(args)
     # pytest read the arguments before: it took the path in "--autotune perf/" for the option's value.
     early_config.known_args_namespace = parser.parse_known_args(args, namespace=copy.copy(early_config.option))
+    given = early_config.known_args_namespace.autotune
+    if "PYTEST_XDIST_WORKER" in environment() and (early_config.getini("autotune") if given is None else given):
+        from pytest_kerneltune.devices import of_xdist_worker
+
+        change_environment(of_xdist_worker(environment()))  # before a conftest imports what initialises CUDA
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -109,6 +114,12 @@ class Run:
         from pytest_kerneltune.report.terminal import header_line
 
         return header_line(self._settings)
+
+    def pytest_sessionstart(self) -> None:
+        option = self._config.getoption
+        controls = option("dist", "no") != "no" and not hasattr(self._config, "workerinput")
+        if self._settings.searching and not controls and not option("collectonly"):
+            self.session().warm()  # while the tests are collected
 
     def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
         if not hasattr(self._config, "workerinput"):  # xdist would take a usage error there for a crash

@@ -62,6 +62,11 @@ def environment() -> Mapping[str, str]:
     return dict(os.environ)
 
 
+def change_environment(variables: Mapping[str, str]) -> None:
+    """Set the variables for this process and those that it starts."""
+    os.environ.update(variables)
+
+
 @dataclass(frozen=True)
 class LLMSettings:
     """What is set about the language model; None where nothing is. The defaults are those of ``llm``.

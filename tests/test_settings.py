@@ -14,7 +14,7 @@ import pytest
 
 from pytest_kerneltune.errors import UsageError
 from pytest_kerneltune.options import OPTIONS
-from pytest_kerneltune.settings import LLM_PREFIXES, LLMSettings, Settings, environment
+from pytest_kerneltune.settings import LLM_PREFIXES, LLMSettings, Settings, change_environment, environment
 
 ROOT = Path("/project")
 
@@ -271,6 +271,19 @@ def test_the_environment_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERNELTUNE_TEST_VARIABLE", "1")
     assert "KERNELTUNE_TEST_VARIABLE" not in before
     assert environment()["KERNELTUNE_TEST_VARIABLE"] == "1"
+
+
+def test_a_changed_environment_reaches_child_processes_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KERNELTUNE_TEST_VARIABLE", "1")
+    before = environment()
+    change_environment({"KERNELTUNE_TEST_VARIABLE": "2"})
+    assert environment() == {**before, "KERNELTUNE_TEST_VARIABLE": "2"}
+    child = subprocess.run(["/bin/sh", "-c", "echo $KERNELTUNE_TEST_VARIABLE"], capture_output=True, text=True)
+    assert child.stdout == "2\n"
+    change_environment({})
+    assert environment() == {**before, "KERNELTUNE_TEST_VARIABLE": "2"}
 
 
 def test_importing_the_settings_imports_nothing_heavy() -> None:
