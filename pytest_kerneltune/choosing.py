@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,10 @@ from hashlib import sha256
 from pytest_kerneltune.adviser import Adviser, Consultation
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.cache import Entry, Flight, TuningCache
-from pytest_kerneltune.driver import Driver, Progress, SearchRun, pick_winner, search_rng, stages
+from pytest_kerneltune.driver import Driver, Progress, SearchRun, search_rng, stages
 from pytest_kerneltune.errors import KernelError, SpaceError
 from pytest_kerneltune.family import Member
+from pytest_kerneltune.finals import pick_winner
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.search import Context, Effort, Related, RelatedTrials, Search, asks_model, create
@@ -34,7 +36,8 @@ _UNASKED = (
     "language model not asked: the cache holds this kernel's result of a search without one (--autotune-force searches "
     "again)"
 )
-_MOST_PARALLEL = 8  # configs compiled at once that a search is told of: choosing more at a time costs it knowledge
+_MOST_PARALLEL = 8  # configs of a batch on host clocks: choosing more at a time costs knowledge
+_AHEAD = 2  # configs under way on a GPU beyond those that compile: one is timed, one waits for that
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,18 @@ class Tuner:
         search = self._created(self._context(workload, hardware, consultation))
         prior = self._prior(workload, flight)
         rng = search_rng(self.settings.autotune_seed, workload.name)
+        began, start = datetime.now(UTC), time.monotonic()
         run = self._driver(workload, bench, flight).drive(search, rng, prior)
+        engine = bench.account.between(start, time.monotonic())
         winner = None if run.error else _winner(bench, run)
         if not run.error:
             flight.store(self._entry(workload, run, winner, _unrepeated(workload, flight, run), consultation))
-        summary = replace(self._summary(run), messages=tuple(_origins(search, prior)))
+        summary = replace(
+            self._summary(run),
+            messages=tuple(_origins(search, prior)),
+            began=began.isoformat(timespec="milliseconds"),
+            engine=engine,
+        )
         if consultation is not None:
             said = (*consultation.messages(run), *summary.messages)
             summary = replace(summary, messages=said, model=consultation.summary(workload.space, run, winner))
@@ -168,12 +178,18 @@ class Tuner:
             model=None if consultation is None else consultation.port,
             subject=workload.subject(hardware, self.settings.llm.send_source is not False),
             related=self._related(workload),
-            # What runs in this process is not compiled.
-            parallel=min(_MOST_PARALLEL, self.settings.compile_jobs) if workload.kernel.isolated else 1,
+            parallel=self._parallel(workload),
             second_stage=self.settings.llm.second_stage,
             fallback=self._adviser.fallback,
             max_configs=self.settings.autotune_configs,
         )
+
+    def _parallel(self, workload: Workload) -> int:
+        """How many configs are worth having under way at once."""
+        if not workload.kernel.isolated:  # what runs in this process is not compiled
+            return 1
+        jobs = self.settings.compile_jobs
+        return jobs + _AHEAD if workload.kernel.clock == "cuda" else min(_MOST_PARALLEL, jobs)
 
     def _related(self, workload: Workload) -> Related:
         own = Member(workload.fingerprint, workload.name, workload.description.inputs)

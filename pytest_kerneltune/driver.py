@@ -5,14 +5,16 @@ The driver owns what a search must not know: time, budget, measuring, re-timing 
 1. Every attempt counts towards the budget, failures too; a config proposed twice is answered from memory.
 2. A batch's new best is re-timed side by side with the incumbent before the search hears of it: its latency is then
    the incumbent's times the paired ratio, so that a machine whose speed wanders does not crown a lucky reading.
-3. Where a batch asks for it, the fastest configs of the run are then re-timed side by side, so that what the search
+3. Where a batch says how many trials are enough, the search hears of so many and goes on; what is under way then is
+   measured all the same, and sent when it is known. After the search's end the run waits for it.
+4. Where a batch asks for it, the fastest configs of the run are then re-timed side by side, so that what the search
    decides next rests on better readings. The trials of those that were measured earlier are sent behind the batch's.
-4. After the last batch the finalists are timed interleaved; the winner is the one of least paired latency. Readings
-   made during the search are selected for being low and decide nothing.
+5. After the last batch the finals (``finals.py``) decide: readings made during the search are selected for being low.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
@@ -29,10 +31,7 @@ from pytest_kerneltune.search import Proposals, Search
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Batch, Budget, Config, Trial, best_trial
 
-_RETIME_BLOCKS = 4
-_FINAL_BLOCKS = 8
-_FINALISTS = 5
-_FINALIST_WITHIN = 1.15  # of the best latency seen
+_RETIME_BLOCKS = 2
 _ON_TARGET = "target latency"
 _IDLE_BATCHES = 20  # in a row that hold nothing new: such a search would never end
 
@@ -47,6 +46,7 @@ class Measure(Protocol):
         deadline: float,
         done: Callable[[Trial], None],
         compile_s: float | None,
+        enough: int | None,
     ) -> list[Trial]: ...
     def compare(self, arms: Mapping[str, Config], yardsticks: bool, blocks: int) -> dict[str, list[float]]: ...
 
@@ -105,6 +105,7 @@ class Driver:
         self._bench, self._space, self._budget = bench, space, budget
         self._record, self._progress, self._compile_limits = record, progress, compile_limits
         self._known: dict[str, Trial] = {}
+        self._under_way: dict[str, str] = {}  # key of a config to the stage that proposed it
         self._start = 0.0
         self._run = SearchRun()
 
@@ -124,8 +125,10 @@ class Driver:
                 self._exchange(proposals)
         except StopIteration as end:
             self._note(end.value)
-            run.stopped = "search ended"
+            self._measure(())
+            run.stopped = run.stopped or "search ended"
         except LLMError as error:
+            self._drop_late()
             run.stopped, run.error = "the language model failed", str(error)
         finally:
             proposals.close()
@@ -143,6 +146,7 @@ class Driver:
                 idle = idle + 1 if len(run.trials) == before else 0
                 batch = proposals.send(trials)
         run.stopped = run.stopped or "the search proposed nothing new"
+        self._drop_late()
 
     def _note(self, batch: Any) -> None:
         """Take what a batch says besides its configs into the run."""
@@ -154,27 +158,47 @@ class Driver:
             self._run.counts[name] = self._run.counts.get(name, 0) + number
 
     def _measure(self, batch: Sequence[Config]) -> list[Trial]:
-        """The batch's trials in order, then earlier ones that were re-timed; fewer, with ``stopped`` set, where the
-        budget ends within it."""
-        stage, run = getattr(batch, "stage", ""), self._run
+        """The batch's trials in order, then those of earlier batches that came late or were re-timed; fewer, with
+        ``stopped`` set, where the budget ends within it."""
+        run, enough = self._run, getattr(batch, "enough", None)
         self._note(batch)
         configs = [self._canonical(c) for c in batch]
         keys = [self._space.key(c) for c in configs]
-        fresh = {k: c for k, c in zip(keys, configs, strict=True) if k not in self._known}
-        room = math.inf if self._budget.configs is None else max(0, self._budget.configs - len(run.trials))
-        chosen = list(fresh.values())[: int(min(room, len(fresh)))]
+        seen = {*self._known, *self._under_way}
+        fresh = {k: c for k, c in zip(keys, configs, strict=True) if k not in seen}
+        chosen = dict(itertools.islice(fresh.items(), self._room))
+        self._under_way |= dict.fromkeys(chosen, getattr(batch, "stage", ""))
+        is_spent = len(chosen) < len(fresh) or (self._room == 0 and len(fresh) > 0)
         incumbent = best_trial(run.trials)
-        new = self._measure_new(chosen, stage, incumbent)
-        for trial in self._retimed(new, incumbent):
+        new = self._retimed(self._measure_new(list(chosen.values()), None if is_spent else enough), incumbent)
+        answered = [k for k in keys if k in self._known]
+        for trial in new:
             self._known[self._space.key(trial.config)] = trial
             run.trials.append(trial)
-        is_spent = len(chosen) < len(fresh) or (room == len(fresh) and len(fresh) > 0)
         spent = f"budget of {self._budget.configs} configs" if is_spent else ""
         run.stopped = self._target_reached() or self._time_spent() or spent
         corrected = {} if run.stopped else self._retimed_fastest(getattr(batch, "retime", 0))
         run.stopped = run.stopped or self._target_reached() or self._time_spent()
-        measured = [self._known[k] for k in keys if k in self._known]
-        return measured + [trial for key, trial in corrected.items() if key not in keys]
+        if run.stopped:
+            self._drop_late()
+        if enough is None:
+            answered = [k for k in keys if k in self._known]
+        others = dict.fromkeys([*(self._space.key(t.config) for t in new), *corrected])
+        return [self._known[key] for key in [*answered, *(key for key in others if key not in answered)]]
+
+    @property
+    def _room(self) -> int | None:
+        """How many more configs the budget allows for; None is no limit."""
+        if self._budget.configs is None:
+            return None
+        return max(0, self._budget.configs - len(self._run.trials) - len(self._under_way))
+
+    def _drop_late(self) -> None:
+        """Take what is known by now of the configs under way, and drop the rest."""
+        if not self._under_way:
+            return
+        self._run.trials += self._bench_trials([], -math.inf, None)
+        self._under_way.clear()
 
     def _target_reached(self) -> str:
         """Why to stop, where the best latency is the target or less."""
@@ -197,26 +221,37 @@ class Driver:
         except SpaceError as error:
             raise SpaceError(f"the search proposed a config that is not in the space: {error}") from error
 
-    def _measure_new(self, configs: Sequence[Config], stage: str, incumbent: Trial | None) -> list[Trial]:
-        best_ms = incumbent.latency_ms if incumbent else math.inf
-        tried = len(self._run.trials)
-        failed = sum(not t.ok for t in self._run.trials)
+    def _measure_new(self, configs: Sequence[Config], enough: int | None) -> list[Trial]:
+        """Trials of ``configs`` and of what is under way; ``enough`` of them where that is no None."""
+        measured: list[Trial] = []
+        if self._under_way and time.monotonic() < self._deadline:
+            measured = self._bench_trials(configs, self._deadline, enough)
+        if configs and not measured and not self._run.trials:
+            # However small the time budget is, one config gets measured.
+            measured = self._bench_trials(configs[:1], math.inf, None)
+        if time.monotonic() >= self._deadline:
+            self._under_way.clear()
+        return measured
+
+    def _bench_trials(self, configs: Sequence[Config], deadline: float, enough: int | None) -> list[Trial]:
+        """What the bench measures, each trial with its stage and time, recorded as soon as it is known."""
+        best = best_trial(self._run.trials)
+        best_ms = best.latency_ms if best else math.inf
+        tried, failed = len(self._run.trials), sum(not t.ok for t in self._run.trials)
+        stamped: dict[str, Trial] = {}
 
         def done(trial: Trial) -> None:
             nonlocal best_ms, tried, failed
-            self._record(replace(trial, stage=stage))
+            key = self._space.key(trial.config)
+            elapsed = time.monotonic() - self._start
+            stamped[key] = replace(trial, stage=self._under_way.pop(key, ""), at_s=round(elapsed, 3))
+            self._record(stamped[key])
             best_ms, tried, failed = min(best_ms, trial.latency_ms), tried + 1, failed + (not trial.ok)
-            self._progress(Progress(stage, tried, failed, best_ms, time.monotonic() - self._start))
+            self._progress(Progress(stamped[key].stage, tried, failed, best_ms, elapsed))
 
-        compile_s = self._compile_limits.get(stage)
-        measured: list[Trial] = []
-        if not self._run.trials:
-            # However small the time budget is, one config gets measured.
-            measured = self._bench.measure(configs[:1], best_ms, math.inf, done, compile_s)
-        rest = configs[len(measured) :]
-        if rest and time.monotonic() < self._deadline:
-            measured += self._bench.measure(rest, best_ms, self._deadline, done, compile_s)
-        return [replace(t, stage=stage) for t in measured]
+        stage = self._under_way.get(self._space.key(configs[0]), "") if configs else ""
+        trials = self._bench.measure(configs, best_ms, deadline, done, self._compile_limits.get(stage), enough)
+        return [stamped[self._space.key(trial.config)] for trial in trials]
 
     def _retimed(self, trials: Sequence[Trial], incumbent: Trial | None) -> list[Trial]:
         """``trials`` with the latency of a new best corrected by a paired comparison with the incumbent."""
@@ -251,27 +286,6 @@ class Driver:
         corrected = {self._space.key(trials[i].config): trials[i] for i in places}
         self._known.update(corrected)
         return corrected
-
-
-def pick_winner(bench: Measure, trials: Iterable[Trial], keep: Sequence[Config] = ()) -> list[tuple[Config, float]]:
-    """The finalists, best first, each with its latency relative to the winner's, timed interleaved.
-
-    Finalists are the best few of ``trials`` and, whatever their reading, the configs in ``keep`` that worked.
-    Raises KernelError where no trial succeeded.
-    """
-    ranked = sorted((t for t in trials if t.ok), key=lambda t: t.latency_ms)
-    if not ranked:
-        raise KernelError("no config worked")
-    close = [t.config for t in ranked[:_FINALISTS] if t.latency_ms <= _FINALIST_WITHIN * ranked[0].latency_ms]
-    kept = [t.config for t in ranked if t.config in keep and t.config not in close]
-    finalists = [*close, *kept]
-    if len(finalists) == 1:
-        return [(finalists[0], 1.0)]
-    arms = {str(i): config for i, config in enumerate(finalists)}
-    readings = bench.compare(arms, False, _FINAL_BLOCKS)
-    relative = {name: _paired_ratio(values, readings["0"]) for name, values in readings.items()}
-    order = sorted(relative, key=lambda name: relative[name])
-    return [(arms[name], relative[name] / relative[order[0]]) for name in order]
 
 
 def stages(run: SearchRun) -> tuple[StageSummary, ...]:

@@ -55,7 +55,8 @@ class SearchSummary:
     ``source`` is "search", "cache", "baseline" or "default"; ``attempts`` counts every config tried, ``failures``
     those that failed by status; ``seconds`` are wall seconds of searching in this run (0 on a cache hit);
     ``stopped`` says why the search ended; ``messages`` are one-line remarks on the language model and the cache;
-    ``model`` is the language model's account, None where the search asked none.
+    ``model`` is the language model's account, None where the search asked none. ``began`` is when the search began
+    (ISO 8601, UTC) and ``engine`` where its time went (see account.Account.between), empty where nothing was searched.
     """
 
     source: str
@@ -69,6 +70,8 @@ class SearchSummary:
     stages: tuple[StageSummary, ...] = ()
     messages: tuple[str, ...] = ()
     model: ModelSummary | None = None
+    began: str = ""
+    engine: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

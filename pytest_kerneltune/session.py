@@ -8,32 +8,33 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune import judging, verdicts
 from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines, other_devices
-from pytest_kerneltune.benchmark import Benchmark, Limits
+from pytest_kerneltune.benchmark import Benchmark, Limits, Site
 from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
+from pytest_kerneltune.devices import Device, alike, device_of, parent_uuid, pinned, unoccupied, visible_devices
 from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.errors import KernelError
-from pytest_kerneltune.files import locked
 from pytest_kerneltune.gate import Policy
 from pytest_kerneltune.gpu import DeviceInfo, GpuWatch, cpu_device, cuda_device
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
 from pytest_kerneltune.record import Baseline, measured_baseline
-from pytest_kerneltune.settings import Settings
+from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.source import source_digest
 from pytest_kerneltune.trial import Budget, Clock, Config, Trial
+from pytest_kerneltune.turns import DeviceTurn
 from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 
@@ -106,9 +107,32 @@ class Session:
 
     def benchmark(self, workload: Workload) -> Benchmark:
         limits = Limits(self.settings.compile_timeout, self.settings.run_timeout)
-        device = self.device(workload.kernel)
-        lock = partial(_device_lock, f"{device.name} {device.uuid}")
-        return Benchmark(workload.kernel, workload.space, self._workers, limits, lock, workload.modules)
+        sites = self._sites(workload.kernel)
+        return Benchmark(workload.kernel, workload.space, self._workers, limits, sites, workload.modules)
+
+    def warm(self) -> None:
+        """Get the processes ready that kernels on a GPU will need, where there is one; does not wait for them."""
+        if self._visible and all(find_spec(name) for name in ("torch", "triton")):
+            chosen = alike(self._free, self._visible[0])
+            self._workers.warm([pinned(self._visible, 0, d) for d in chosen] if len(self._visible) > 1 else [{}])
+
+    def _sites(self, kernel: Kernel) -> list[Site]:
+        """Where the kernel may run: on its own device first, on others like it that nobody uses."""
+        device = self.device(kernel)
+        own = device_of(self._visible, device.uuid) if kernel.clock == "cuda" else None
+        if own is None or not kernel.isolated or len(self._visible) == 1:
+            return [Site({}, DeviceTurn(own.uuid if own else device.uuid or device.name))]
+        chosen = alike(self._free, own)
+        return [Site(pinned(self._visible, own.index, d), DeviceTurn(d.uuid)) for d in chosen]
+
+    @cached_property
+    def _visible(self) -> list[Device]:
+        return visible_devices(environment())
+
+    @cached_property
+    def _free(self) -> list[Device]:
+        """Asked once, before there are processes of our own on any of them."""
+        return unoccupied(self._visible)
 
     @cached_property
     def recorded(self) -> Mapping[str, str]:
@@ -139,14 +163,15 @@ class _Evaluator:
         bench: Benchmark | None = None
         try:
             bench = self._session.benchmark(self._workload)
-            method = bench.start()
+            bench.begin()  # while the first configs are chosen and compiled
             if not self._settings.gating:
                 return self._run_once(bench)
             if not self._settings.searching or self._settings.autotune_effort == "none":
                 choice = best_known(self._workload, self._baseline, self._session.cache)
             else:
                 choice = self._session.tuner.tuned(self._workload, bench, self._device.facts)
-            return self._gated(bench, choice, method)
+            bench.start()
+            return self._gated(bench, choice)
         except KernelError as error:
             return Evaluation(self._outcome(None, verdicts.broken(self._workload.name, str(error))))
 
@@ -156,7 +181,7 @@ class _Evaluator:
         verdict = verdicts.checked() if trial.ok else verdicts.unusable(self._workload.name, [trial])
         return self._evaluation(bench, choice if trial.ok else replace(choice, config=None), verdict)
 
-    def _gated(self, bench: Benchmark, choice: Choice, method: str) -> Evaluation:
+    def _gated(self, bench: Benchmark, choice: Choice) -> Evaluation:
         name = self._workload.name
         if choice.failure:
             return self._evaluation(bench, choice, verdicts.broken(name, choice.failure))
@@ -164,6 +189,8 @@ class _Evaluator:
             return self._evaluation(bench, choice, verdicts.unusable(name, choice.trials))
         if not (trial := bench.check(choice.config)).ok:
             return self._evaluation(bench, replace(choice, config=None), verdicts.unusable(name, [trial]))
+        wanted = "" if self._baseline is None else self._baseline.contract.get(judging.METHOD, "")
+        method = bench.method(choice.config, wanted)  # the baseline's where it works: else they can't be compared
         contract = self._contract(method)
         policy = Policy(threshold=self._threshold)
         others = other_devices(self._folder, self._module, self._slug) if self._baseline is None else ()
@@ -246,7 +273,7 @@ class _Evaluator:
         }
         on_gpu = clock == "cuda"
         watch: Callable[[], AbstractContextManager[judging.Watch]]
-        watch = partial(GpuWatch, self._device.uuid or None) if on_gpu else _NoWatch
+        watch = partial(GpuWatch, parent_uuid(self._device.uuid) or None) if on_gpu else _NoWatch
         return judging.Contract(facts, clock, watch)
 
     @property
@@ -277,14 +304,6 @@ class _NoWatch(AbstractContextManager["_NoWatch"]):
 def _known(choice: Choice) -> Config:
     assert choice.config is not None, "best_known always names a config"
     return choice.config
-
-
-@contextmanager
-def _device_lock(device: str) -> Iterator[None]:
-    """Held while the device is timed, so that the processes of this user do not disturb each other."""
-    folder = Path(tempfile.gettempdir(), f"pytest-kerneltune-{os.getuid()}")
-    with locked(folder / f"{device_slug(device)}.device"):
-        yield
 
 
 def _commit(root: Path) -> str:

@@ -99,11 +99,13 @@ class Batch(tuple[Config, ...]):
 
     ``retime`` asks that so many of the fastest configs of the run, this batch's among them, are timed once more side by
     side after it; the trials of those of earlier batches are sent behind this batch's. ``counts`` are added up over
-    the run for the report. ``enough`` is how many trials the search needs before it can go on: where so many of the
-    configs under way (this batch's and what earlier ones left) are known, the driver may send these, in the order in
-    which they were measured, and leave the others for a later batch. With None every config of the batch is answered
-    first. A batch with ``enough`` may be empty: the search waits for what is under way. A search may yield any sequence of configs; it yields a Batch where it has something to say
-    about them. Who drives a search may ignore all of it.
+    the run for the report.
+
+    ``enough`` is how many trials the search needs before it can go on: where so many of the configs under way (this
+    batch's and what earlier ones left) are known, the driver may send these, in the order in which they were measured,
+    and leave the others for a later batch. With None every config of the batch is answered first. A batch with
+    ``enough`` may be empty: the search waits for what is under way. A search may yield any sequence of configs; it
+    yields a Batch where it has something to say about them. Who drives a search may ignore all of it.
     """
 
     stage: str

@@ -55,12 +55,14 @@ class Service:
 
 @dataclass(frozen=True)
 class Reply:
-    """How a request ended: ``value``, or ``error``; ``log`` is what was printed, ``seconds`` the wall time it took."""
+    """How a request ended: ``value``, or ``error``; ``log`` is what was printed, ``seconds`` the wall time it took from
+    ``began`` (monotonic s, on the clock that all processes of a machine share)."""
 
     value: Any = None
     error: WorkerError | None = None
     log: str = ""
     seconds: float = 0.0
+    began: float = 0.0
 
     def unwrap(self) -> Any:
         """The value; raises the error."""
@@ -83,6 +85,7 @@ class Worker:
         self._building: Service | None = None
         self._deadline = self._started = 0.0
         self._limit = 0.0
+        self._ready = False
         self._finalizer: Any = None
         self.busy = False
 
@@ -101,22 +104,36 @@ class Worker:
         """Whether ``service`` is built in a living process."""
         return service in self._services and self._process is not None and self._process.poll() is None
 
+    def start(self, imports: Sequence[str] = ()) -> None:
+        """Have a process ready, or getting ready, for the next request; does not wait for it.
+
+        A new process begins by importing the modules ``imports``, as far as they are there; of "module:function" it
+        calls the function too.
+        """
+        if self._process is None or (not self.busy and self._process.poll() is not None):
+            self._spawn(imports)
+
     def submit(self, service: Service, method: str, *args: Any, timeout: float) -> None:
         """Start ``service.method(*args)``; ``timeout`` is in seconds. Raises WorkerError if it can't be sent."""
         assert not self.busy, "a worker serves one request at a time"
-        if self._process is None or self._process.poll() is not None:
-            self._spawn()
+        self.start()
         build = service not in self._services
         services = [*self._services, service][-self._keep :] if build else self._services
         kept = [id(s) for s in services]
         request = _packed((id(service), (service.target, service.args) if build else None, kept, method, args))
         self._services, self._building = services, service if build else None
-        self._limit, self.busy = timeout, True
+        self._limit, self.busy, self._ready = timeout, True, False
         self._started = time.monotonic()
         self._deadline = self._started + START_LIMIT_S
         # A broken pipe means that it died meanwhile: poll() sees that and says how.
         with contextlib.suppress(OSError):
             self.connection.send_bytes(request)
+
+    def allow(self, seconds: float) -> None:
+        """Change the running request's limit, which counts from when it started."""
+        self._limit = seconds
+        if self._ready:
+            self._deadline = self._started + seconds
 
     def poll(self) -> Reply | None:
         """The running request's reply, or None while it runs; kills the worker where its limit is past."""
@@ -124,7 +141,7 @@ class Worker:
             while self.connection.poll():
                 message = _unpacked(self.connection.recv_bytes())
                 if message[0] == "ready":
-                    self._building = None
+                    self._building, self._ready = None, True
                     self._started = time.monotonic()
                     self._deadline = self._started + self._limit
                     continue
@@ -161,17 +178,18 @@ class Worker:
         if self._log is not None:
             self._log.close()
 
-    def _spawn(self) -> None:
+    def _spawn(self, imports: Sequence[str]) -> None:
         self.close()
         self._log = tempfile.TemporaryFile(prefix="kerneltune-")  # noqa: SIM115 - lives as long as the worker
         # Appending, whatever was cut off the file meanwhile (the mode "a" does not reach an unnamed file's descriptor).
         fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
         weakref.finalize(self, self._log.close)
         ours, theirs = Pipe()
+        path = [str(p) for p in sys.path]
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a json.py in the working directory is none of ours.
-                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps([str(p) for p in sys.path])],
+                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), *map(json.dumps, (path, imports))],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
@@ -185,11 +203,12 @@ class Worker:
     def _finish(self, message: tuple[Any, ...]) -> Reply:
         log = self._take_log()
         if message[0] == "ok":
-            return self._reply(value=message[1], log=log)
-        _, kind, text, trace = message
+            _, value, *span = message
+            return self._reply(value=value, log=log, span=span)
+        _, kind, text, trace, *span = message
         if self._building is not None:  # it could not be built: the next request for it tries again
             self._services.remove(self._building)
-        return self._reply(error=RemoteError(kind, text, f"{log}\n{trace}".strip()), log=log)
+        return self._reply(error=RemoteError(kind, text, f"{log}\n{trace}".strip()), log=log, span=span)
 
     def _died(self) -> Reply:
         assert self._process is not None
@@ -204,9 +223,13 @@ class Worker:
             how = f"exited with status {code}" if code is not None else "closed its pipe"
         return self._reply(error=WorkerCrash(f"the worker process was lost: {how}", log), log=log)
 
-    def _reply(self, value: Any = None, error: WorkerError | None = None, log: str = "") -> Reply:
+    def _reply(
+        self, value: Any = None, error: WorkerError | None = None, log: str = "", span: Sequence[float] = ()
+    ) -> Reply:
+        """``span`` is when the worker began and ended, by its own account."""
         self.busy = False
-        return Reply(value, error, log or (error.log if error else ""), time.monotonic() - self._started)
+        began, ended = span or (self._started, time.monotonic())
+        return Reply(value, error, log or (error.log if error else ""), ended - began, began)
 
     def _take_log(self) -> str:
         assert self._log is not None
@@ -263,12 +286,19 @@ def serve() -> None:
     os.set_inheritable(descriptor, False)  # or a child that outlives this process would hide its end
     connection = Connection(descriptor)
     _prepare_process()
+    for name in json.loads(sys.argv[3]):
+        with contextlib.suppress(Exception):  # who needs it will say why it cannot be imported
+            module, _, function = name.partition(":")
+            imported = import_module(module)
+            if function:
+                getattr(imported, function)()
     services: dict[int, Any] = {}
     while True:
         try:
             token, build, kept, method, args = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
+        began = time.monotonic()
         try:
             for stale in [t for t in services if t not in kept]:
                 del services[stale]
@@ -277,17 +307,18 @@ def serve() -> None:
                 module, name = target.split(":")
                 services[token] = getattr(import_module(module), name)(*target_args)
             connection.send_bytes(pickle.dumps(("ready",)))
+            began = time.monotonic()
             answer: tuple[Any, ...] = ("ok", getattr(services[token], method)(*args))
         except BaseException as error:  # whatever a kernel raises (SystemExit too) is this request's answer
             answer = ("error", type(error).__name__, str(error), traceback.format_exc(limit=-8))
-        connection.send_bytes(_dumps(answer))
+        connection.send_bytes(_dumps(answer, (began, time.monotonic())))
 
 
-def _dumps(answer: tuple[Any, ...]) -> bytes:
+def _dumps(answer: tuple[Any, ...], span: tuple[float, float]) -> bytes:
     try:
-        return pickle.dumps(answer)
+        return pickle.dumps((*answer, *span))
     except Exception as error:  # an unpicklable result is the request's failure, not the worker's
-        return pickle.dumps(("error", type(error).__name__, f"the result cannot be sent: {error}", ""))
+        return pickle.dumps(("error", type(error).__name__, f"the result cannot be sent: {error}", "", *span))
 
 
 def _prepare_process() -> None:

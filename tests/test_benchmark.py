@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ import pytest
 
 from pytest_kerneltune import CKernel, PythonKernel, choice, integer
 from pytest_kerneltune.backends import Kernel
-from pytest_kerneltune.benchmark import Benchmark, Limits
+from pytest_kerneltune.benchmark import Benchmark, Limits, Site
 from pytest_kerneltune.errors import KernelError, UsageError, WorkerCrash, WorkerTimeout
 from pytest_kerneltune.launcher import Launcher, Workers
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Status, Trial
+from pytest_kerneltune.turns import Release, Unshared
 from pytest_kerneltune.worker import Reply, Service, Worker
 
 QUICK = Limits(compile_s=30.0, run_s=1.0)
@@ -268,20 +268,35 @@ def test_a_search_may_shorten_the_limit_of_a_compile(workers: Workers, tmp_path:
     assert statuses(bench.measure([config("right")], compile_s=0.5)) == [Status.COMPILE_TIMEOUT]
 
 
-class Recorded(Workers):
+class Recorded(Workers, Launcher):
     """Answers every request at once with the next of ``replies``, and keeps the limits that it was given."""
+
+    connection = None
+    seconds_left = 0.0
 
     def __init__(self, *replies: Reply) -> None:
         super().__init__(jobs=1)
         self.replies, self.limits = list(replies), list[float]()
+        self.reply: Reply | None = None
 
-    def call(self, method: str, *args: Any, timeout: float) -> Reply:
-        self.limits.append(timeout)
-        return self.replies.pop(0)
+    @property
+    def busy(self) -> bool:
+        return self.reply is not None
+
+    def submit(self, method: str, *args: Any, timeout: float) -> None:
+        if method == "check_and_time":
+            self.limits.append(timeout)
+            self.reply = self.replies.pop(0)
+        else:
+            self.reply = Reply({"expect": "a clock", "reference_ms": 0.0}.get(method))
+
+    def poll(self) -> Reply | None:
+        reply, self.reply = self.reply, None
+        return reply
 
     def restart(self) -> None: ...
 
-    def launcher(self, kernel: Kernel, modules: Any) -> Launcher:
+    def launcher(self, *_: Any) -> Launcher:
         return self
 
     def compilers(self) -> list[Worker]:
@@ -292,6 +307,10 @@ class RecordedCompiler(Worker):
     def __init__(self, recorded: Recorded) -> None:
         super().__init__()
         self.recorded = recorded
+
+    @property
+    def connection(self) -> Any:
+        return None
 
     def submit(self, service: Service, method: str, *args: Any, timeout: float) -> None:
         self.recorded.limits.append(timeout)
@@ -510,21 +529,20 @@ def test_the_lock_is_held_while_the_device_works_and_only_then(workers: Workers)
     held: list[bool] = [False]
     seen: list[bool] = []
 
-    @contextmanager
-    def lock() -> Iterator[None]:
-        assert not held[0], "locks do not nest"
-        held[0] = True
-        try:
-            yield
-        finally:
-            held[0] = False
+    class OneAtATime(Unshared):
+        def take(self) -> Release:
+            assert not held[0], "locks do not nest"
+            held[0] = True
+            return lambda: held.__setitem__(0, False)
 
     def run(**_: int) -> int:
         seen.append(held[0])
         return 1
 
     space = ConfigSpace({"n": integer(0, 9)})
-    bench = Benchmark(PythonKernel(run, reference=lambda: seen.append(held[0])), space, workers, QUICK, lock)
+    bench = Benchmark(
+        PythonKernel(run, reference=lambda: seen.append(held[0])), space, workers, QUICK, [Site({}, OneAtATime())]
+    )
     bench.start()
     bench.measure([{"n": 1}], done=lambda _: seen.append(not held[0]))
     bench.check({"n": 1})
@@ -537,21 +555,19 @@ def test_the_lock_is_given_back_after_every_failure(workers: Workers) -> None:
     entered: list[int] = []
     lock = threading.Lock()
 
-    @contextmanager
-    def guarded() -> Iterator[None]:
-        assert lock.acquire(timeout=5)
-        entered.append(1)
-        try:
-            yield
-        finally:
-            lock.release()
+    class Guarded(Unshared):
+        def take(self) -> Release | None:  # type: ignore[override]
+            if not lock.acquire(blocking=False):
+                return None
+            entered.append(1)
+            return lock.release
 
-    bench = Benchmark(kernel_with(), SPACE, workers, QUICK, guarded)
+    bench = Benchmark(kernel_with(), SPACE, workers, QUICK, [Site({}, Guarded())])
     bench.measure([config(mode) for mode in ("segfault", "hang", "wrong", "right")])
     with pytest.raises(KernelError):
         bench.compare({"a": config("abort")}, False, 1)
     assert not lock.locked()
-    assert len(entered) == 5
+    assert len(entered) == 7  # setting up among them
 
 
 # Sharing

@@ -34,7 +34,7 @@ void scale(const double *x, double *y, long n) {
 def built(kernel: CKernel, **config: Any) -> bytes:
     """The library of ``config``, compiled in this process."""
     task = kernel.compile_task(config)
-    library: bytes = getattr(Compiler(*task.target_args), task.method)(*task.args)
+    library: bytes = getattr(Compiler(*task.target_args), task.method)(*task.args).artifact
     return library
 
 

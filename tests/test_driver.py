@@ -18,11 +18,10 @@ from pytest_kerneltune.driver import (
     Progress,
     SearchRun,
     checked_configs,
-    pick_winner,
     search_rng,
     stages,
 )
-from pytest_kerneltune.errors import KernelError, SpaceError, UsageError
+from pytest_kerneltune.errors import KernelError, LLMUnavailable, SpaceError, UsageError
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.search import Context, Effort, Proposals
 from pytest_kerneltune.search.guided import LLMGuidedSearch
@@ -409,6 +408,7 @@ class Machine:
         deadline: float,
         done: Callable[[Trial], None],
         compile_s: float | None,
+        enough: int | None,
     ) -> list[Trial]:
         self.compile_limits.append(compile_s)
         trials = []
@@ -537,53 +537,108 @@ def test_nothing_is_timed_again_when_the_search_will_hear_no_more() -> None:
     assert machine.compared == []
 
 
+# Trials that come late
+
+
+@dataclass
+class Pipeline(Machine):
+    """A machine on which the configs ``slow`` are known one call later than the others, or not before all are asked."""
+
+    slow: frozenset[int] = frozenset()
+    running: list[Config] = field(default_factory=list)
+    asked: list[tuple[list[int], int | None]] = field(default_factory=list)
+
+    def measure(
+        self,
+        configs: Sequence[Config],
+        best_ms: float,
+        deadline: float,
+        done: Callable[[Trial], None],
+        compile_s: float | None,
+        enough: int | None,
+    ) -> list[Trial]:
+        self.asked.append(([c["n"] for c in configs], enough))
+        if time.monotonic() > deadline:
+            self.running = []
+            return []
+        late = [c for c in configs if c["n"] in self.slow and enough is not None]
+        known = [*(c for c in configs if c not in late), *self.running]
+        self.running = late
+        if not known:
+            known, self.running = self.running, []
+        return super().measure(known, best_ms, deadline, done, compile_s, enough)
+
+
+def test_a_search_goes_on_before_its_slowest_configs_are_known() -> None:
+    machine = Pipeline(slow=frozenset({30}))
+    search = Scripted([Batch(ns(10, 30, 20), "a", enough=2), Batch(ns(40), "b", enough=1), ns(50)])
+    run = Driver(machine, SPACE).drive(search, RNG)
+    assert [found(sent) for sent in search.sent] == [[10, 20], [40, 30], [50]]
+    assert found(run.trials) == [10, 20, 40, 30, 50]
+    assert [t.stage for t in run.trials] == ["a", "a", "b", "a", ""]
+    assert [t.at_s for t in run.trials] == sorted(t.at_s for t in run.trials)
+
+
+def test_what_is_late_when_a_search_ends_is_measured_all_the_same() -> None:
+    machine = Pipeline(slow=frozenset({30}))
+    run = Driver(machine, SPACE).drive(Scripted([Batch(ns(10, 30), enough=1)]), RNG)
+    assert found(run.trials) == [10, 30]
+    assert run.complete
+
+
+def test_an_empty_batch_waits_for_what_is_late() -> None:
+    machine = Pipeline(slow=frozenset({30}))
+    search = Scripted([Batch(ns(10, 30), enough=1), Batch((), enough=1), Batch((), enough=1)])
+    run = Driver(machine, SPACE).drive(search, RNG)
+    assert [found(sent) for sent in search.sent] == [[10], [30], []]
+    assert found(run.trials) == [10, 30]
+
+
+def test_what_is_late_is_not_asked_for_twice() -> None:
+    machine = Pipeline(slow=frozenset({30}))
+    search = Scripted([Batch(ns(10, 30), enough=1), Batch(ns(30, 20), enough=1)])
+    run = Driver(machine, SPACE).drive(search, RNG)
+    assert [asked for asked, _ in machine.asked] == [[10, 30], [20]]
+    assert [found(sent) for sent in search.sent] == [[10], [20, 30]]
+    assert found(run.trials) == [10, 20, 30]
+
+
+def test_what_is_late_counts_towards_the_budget_of_configs() -> None:
+    machine = Pipeline(slow=frozenset({30}))
+    search = Scripted([Batch(ns(10, 30), enough=1), Batch(ns(20, 40, 50), enough=1)])
+    run = Driver(machine, SPACE, Budget(configs=4)).drive(search, RNG)
+    assert sorted(found(run.trials)) == [10, 20, 30, 40]
+    assert machine.asked[-1] == ([20, 40], None)  # the last of the budget: all of it is waited for
+    assert run.stopped == "budget of 4 configs"
+
+
+def test_what_is_late_is_dropped_where_the_target_is_reached() -> None:
+    machine = Pipeline(slow=frozenset({30}))
+    search = Scripted([Batch(ns(10, 30), enough=1), ns(20)])
+    run = Driver(machine, SPACE, Budget(target_ms=10.0)).drive(search, RNG)
+    assert found(run.trials) == [10]
+    assert run.on_target
+    assert machine.running == []
+
+
+def test_what_was_measured_late_survives_a_model_that_fails() -> None:
+    class Failing(Scripted):
+        def propose(self, space: ConfigSpace, rng: random.Random, prior: Sequence[Trial] = ()) -> Proposals:
+            yield Batch(ns(10, 30), enough=1)
+            raise LLMUnavailable("no answer")
+
+    kept: list[int] = []
+    driver = Driver(Pipeline(slow=frozenset({30})), SPACE, record=lambda t: kept.append(t.config["n"]))
+    run = driver.drive(Failing([]), RNG)
+    assert run.error == "no answer"
+    assert found(run.trials) == kept == [10]
+
+
 def test_a_stage_may_have_its_own_limit_for_compiling() -> None:
     machine = Machine()
     driver = Driver(machine, SPACE, compile_limits={"model": 15.0})
     driver.drive(Scripted([Batch(ns(1, 2), "model"), Batch(ns(3), "random")]), RNG)
-    assert machine.compile_limits == [15.0, 15.0, None]
-
-
-# The winner
-
-
-def trials_of(*readings: tuple[int, float]) -> list[Trial]:
-    return [Trial({"n": n}, latency_ms=ms) for n, ms in readings]
-
-
-def test_the_winner_is_the_best_of_the_finalists_when_compared() -> None:
-    machine = Machine(true={1: 3.0, 2: 2.0, 3: 1.0})
-    ranked = pick_winner(machine, trials_of((1, 1.0), (2, 1.1), (3, 1.14), (4, 1.2)))
-    assert [c["n"] for c, _ in ranked] == [3, 2, 1]
-    assert [r for _, r in ranked] == pytest.approx([1.0, 2.0, 3.0])
-    assert machine.compared == [[1, 2, 3]]
-
-
-def test_few_are_finalists_and_kept_configs_always_are() -> None:
-    machine = Machine(true=dict.fromkeys(range(20), 1.0))
-    many = trials_of(*((n, 1.0 + n / 1000) for n in range(10)), (15, 9.0), (16, 9.0))
-    ranked = pick_winner(machine, [*many, Trial({"n": 17}, Status.CRASH)], keep=ns(15, 17, 0))
-    assert sorted(c["n"] for c, _ in ranked) == [0, 1, 2, 3, 4, 15]
-
-
-def test_a_single_finalist_needs_no_comparison() -> None:
-    machine = Machine()
-    assert pick_winner(machine, trials_of((1, 1.0), (2, 5.0))) == [({"n": 1}, 1.0)]
-    assert machine.compared == []
-
-
-@pytest.mark.parametrize("trials", [[], [Trial({"n": 1}, Status.CRASH)]])
-def test_no_winner_without_a_success(trials: list[Trial]) -> None:
-    with pytest.raises(KernelError, match="no config worked"):
-        pick_winner(Machine(), trials)
-
-
-def test_the_winner_of_a_real_kernel_is_its_quickest_config() -> None:
-    run = Driver(bench(), SPACE).drive(Scripted([ns(60, 30, 13, 17), ns(3, 90)]), RNG)
-    assert pick_winner(bench(), run.trials)[0][0] == {"n": 3}
-
-
-# Small things
+    assert machine.compile_limits == [15.0, None]
 
 
 def test_random_numbers_depend_on_seed_and_name_alone() -> None:

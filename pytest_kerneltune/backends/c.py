@@ -8,6 +8,7 @@ with ``-`` is a flag (``-funroll-loops`` of True or False, ``-O`` of 2 or 3).
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 import shlex
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_kerneltune.backends import CompileTask, Description
+from pytest_kerneltune.backends import Build, CompileTask, Description
 from pytest_kerneltune.backends.c_program import RETURNS, CProgram, bind, describe_argument, is_array
 from pytest_kerneltune.errors import KernelError, UsageError
 from pytest_kerneltune.trial import Clock, Config
@@ -126,7 +127,7 @@ class Compiler:
     def __init__(self, compiler: str, source: str, directory: str) -> None:
         self._compiler, self._source, self._directory = compiler, source, directory
 
-    def compile(self, arguments: Sequence[str]) -> bytes:
+    def compile(self, arguments: Sequence[str]) -> Build:
         """The library's bytes; raises KernelError with the compiler's first error line."""
         if shutil.which(self._compiler) is None:
             raise KernelError(f"no C compiler called {self._compiler!r} is on the PATH: install one, or pass compiler=")
@@ -146,7 +147,8 @@ class Compiler:
                 raise KernelError(_first_error(text, folder) or f"the compiler exited with {status}")
             if not library.exists():
                 raise KernelError(f"{self._compiler} reported success, but left no library")
-            return library.read_bytes()
+            code = library.read_bytes()
+            return Build(code, hashlib.sha256(code).hexdigest())
 
 
 def compiler_arguments(config: Config) -> list[str]:
