@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pytest_kerneltune.backends import as_kernel
+from pytest_kerneltune.backends import Kernel, as_kernel
 from pytest_kerneltune.driver import Progress, checked_configs
 from pytest_kerneltune.errors import UsageError
 from pytest_kerneltune.outcome import Outcome
@@ -43,7 +43,7 @@ class TuneResult:
 def tune(
     kernel: Any,
     *,
-    space: Mapping[str, Parameter] | ConfigSpace,
+    space: Mapping[str, Parameter] | ConfigSpace | None = None,
     where: Callable[[Config], bool] | None = None,
     algorithm: str = DEFAULT_SEARCH,
     effort: str = "quick",
@@ -57,10 +57,10 @@ def tune(
 ) -> TuneResult:
     """Find the config with which ``kernel`` (a callable, or a CKernel, TritonKernel, ...) runs fastest.
 
-    ``space``, ``where`` and ``configs`` are those of ``@tunable``; ``budget`` is seconds or a Budget; ``cache`` a
-    directory, "off", or None for the shared one; ``force`` tunes again on a cache hit; ``name`` tells kernels of one
-    source apart. Raises UsageError for a wrong argument, WrongOutput where no config is right, and NothingMeasured
-    where none works or the kernel can't be set up.
+    ``space``, ``where`` and ``configs`` are those of ``@tunable`` (a HelionKernel needs no ``space``); ``budget`` is
+    seconds or a Budget; ``cache`` a directory, "off", or None for the shared one; ``force`` tunes again on a cache hit;
+    ``name`` tells kernels of one source apart. Raises UsageError for a wrong argument, WrongOutput where no config is
+    right, and NothingMeasured where none works or the kernel can't be set up.
     """
     limits = budget if isinstance(budget, Budget) else Budget(seconds=budget)
     given = {
@@ -89,18 +89,43 @@ def tune(
     return TuneResult(evaluation.config, outcome.latency_ms, outcome.reference_ms, evaluation.trials, outcome)
 
 
+def kernel_space(
+    kernel: Kernel, given: ConfigSpace | None, where: Callable[[Config], bool] | None = None
+) -> ConfigSpace:
+    """The space to tune ``kernel`` in: ``given``, or the kernel's own, narrowed by ``given`` and ``where``.
+
+    A kernel with a space of its own has it as ``space``, with a method ``narrowed(parameters, where)``. Raises
+    UsageError where there is neither, and whatever the kernel does where it has no such space.
+    """
+    if not hasattr(type(kernel), "space"):
+        if given is None:
+            raise UsageError(f"space= is missing: a {type(kernel).__name__} does not say what it can be tuned with")
+        return given
+    own: Any = getattr(kernel, "space")  # noqa: B009 - not every kernel has it
+    if given is None and where is None:
+        return cast(ConfigSpace, own)
+    constraint = where if given is None else given.where
+    return cast(ConfigSpace, own.narrowed({} if given is None else given.parameters, constraint))
+
+
+def starting_configs(space: ConfigSpace, configs: Sequence[Config]) -> tuple[Config, ...]:
+    """The user's known-good configs, and those that a kernel's own space comes with (``seeds``), canonical."""
+    return (*checked_configs(space, configs), *getattr(space, "seeds", ()))
+
+
 def _evaluated(
     session: Session,
     kernel: Any,
-    space: Mapping[str, Parameter] | ConfigSpace,
+    space: Mapping[str, Parameter] | ConfigSpace | None,
     where: Callable[[Config], bool] | None,
     configs: Sequence[Config],
     name: str,
 ) -> Evaluation:
     if isinstance(space, ConfigSpace) and where is not None:
         raise UsageError("tune(where=...): a ConfigSpace has a constraint of its own; give it there")
-    checked_space = space if isinstance(space, ConfigSpace) else ConfigSpace(space, where)
+    given = space if space is None or isinstance(space, ConfigSpace) else ConfigSpace(space, where)
     target = as_kernel(kernel)
+    checked_space = kernel_space(target, given, where)
     device = session.device(target)
     main = sys.modules.get("__main__")
     workload = Workload(
@@ -108,7 +133,7 @@ def _evaluated(
         file=Path(getattr(main, "__file__", None) or "interactive.py").name,
         kernel=target,
         space=checked_space,
-        configs=checked_configs(checked_space, configs),
+        configs=starting_configs(checked_space, configs),
         device_name=device.name,
         device_key=device.hard,
         modules=(main,) if main is not None else (),

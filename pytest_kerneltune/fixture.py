@@ -85,7 +85,7 @@ class TunedKernel:
 
 def tunable(
     *,
-    space: Mapping[str, Parameter],
+    space: Mapping[str, Parameter] | None = None,
     where: Callable[[Config], bool] | None = None,
     threshold: str | float | None = None,
     target_latency: str | None = None,
@@ -99,13 +99,14 @@ def tunable(
     """Make a pytest fixture of a function that returns a kernel; a test that requests it is a performance test.
 
     ``space`` maps parameter names to kinds (``choice``, ``boolean``, ``integer``, ``power_of_two``, ``permutation``,
-    ``list_of``; with ``when=`` it only matters beside given values of others), ``where`` is a constraint that is
-    checked before anything is compiled, ``threshold`` this kernel's regression threshold ("3%" or 0.03; else the
-    session's), ``target_latency`` a latency that is good enough ("40us"): the search ends once a config is that fast.
-    ``configs`` are known-good configs to start from (a partial one is completed from the defaults). The other arguments
-    are those of ``pytest.fixture``. Raises UsageError.
+    ``list_of``; with ``when=`` it only matters beside given values of others); a kernel with a space of its own (a
+    HelionKernel) goes without, or has that narrowed by what is given. ``where`` is a constraint that is checked before
+    anything is compiled, ``threshold`` this kernel's regression threshold ("3%" or 0.03; else the session's),
+    ``target_latency`` a latency that is good enough ("40us"): the search ends once a config is that fast. ``configs``
+    are known-good configs to start from (a partial one is completed from the defaults). The other arguments are those
+    of ``pytest.fixture``. Raises UsageError.
     """
-    checked_space = ConfigSpace(space, where)
+    given_space = None if space is None else ConfigSpace(space, where)
     limit = None if threshold is None else parse_threshold(threshold, "@tunable(threshold=...)")
     target = None if target_latency is None else parse_latency(target_latency, "@tunable(target_latency=...)")
 
@@ -114,7 +115,7 @@ def tunable(
             raise UsageError(f"@tunable(...) decorates a function, not {function!r}")
 
         def tuned(request: pytest.FixtureRequest, returned: Any) -> TunedKernel:
-            return _tuned(request, returned, _Tunable(function, checked_space, limit, target, configs))
+            return _tuned(request, returned, _Tunable(function, given_space, where, limit, target, configs))
 
         fixture = pytest.fixture(scope=scope, params=params, autouse=autouse, ids=ids, name=name)
         return fixture(_requesting(function, tuned))
@@ -164,14 +165,15 @@ class _Tunable:
     """What ``@tunable`` was given; the threshold is a fraction, the target latency ms."""
 
     function: Callable[..., Any]
-    space: ConfigSpace
+    space: ConfigSpace | None
+    where: Callable[[Config], bool] | None
     threshold: float | None
     target_ms: float | None
     configs: Sequence[Config]
 
 
 def _tuned(request: pytest.FixtureRequest, returned: Any, given: _Tunable) -> TunedKernel:
-    from pytest_kerneltune.driver import checked_configs
+    from pytest_kerneltune.api import kernel_space, starting_configs
     from pytest_kerneltune.workload import Workload
 
     run = request.config.pluginmanager.get_plugin(RUN_PLUGIN)
@@ -180,13 +182,14 @@ def _tuned(request: pytest.FixtureRequest, returned: Any, given: _Tunable) -> Tu
     file, name = identity(request, given.function)
     try:
         kernel = as_kernel(returned)
+        space = kernel_space(kernel, given.space, given.where)
         device = run.session().device(kernel)
         workload = Workload(
             name=name,
             file=file,
             kernel=kernel,
-            space=given.space,
-            configs=checked_configs(given.space, given.configs),
+            space=space,
+            configs=starting_configs(space, given.configs),
             threshold=given.threshold,
             target_ms=given.target_ms,
             device_name=device.name,

@@ -19,6 +19,7 @@ MAPPINGS = (dict, MappingProxyType)
 _DISPLAY_LIMIT = 200
 _WRAPPERS = 20
 _PACKAGE = __name__.partition(".")[0]
+_FRAMEWORKS = frozenset(("helion", "torch", "triton"))  # followed no further wherever they lie, as in a checkout
 _LIBRARY_FOLDERS = frozenset(("site-packages", "dist-packages"))
 _WRAPPED = ("__wrapped__", "fn", "py_func", "func")  # functools, Triton and Helion, Numba, cached_property
 
@@ -51,6 +52,8 @@ def module_file(module: ModuleType | None) -> str:
 def is_library(module: str, file: str = "") -> bool:
     """Whether code of that module and file is the standard library's, an installed package's or this package's."""
     top = module.partition(".")[0]
+    if top in _FRAMEWORKS:
+        return True
     if not file or file.startswith("<"):
         file = module_file(sys.modules.get(module)) or module_file(sys.modules.get(top))
     if top == _PACKAGE or not file:
