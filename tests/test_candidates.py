@@ -241,3 +241,11 @@ def test_spread_gives_as_many_as_it_is_asked_for(count: int) -> None:
 def test_spread_gives_none_where_everything_is_known() -> None:
     space = SPACES["two configs"]()
     assert spread(space, 3, list(space.enumerate())) == []
+
+
+def test_a_start_has_usual_launch_options_where_there_are_enough_of_them() -> None:
+    space = ConfigSpace({"size": power_of_two(1, 1024), "num_warps": power_of_two(1, 32), "num_stages": integer(1, 6)})
+    found = candidates(space).spread(10, [])
+    assert {c["num_warps"] for c in found} <= {4, 8}
+    assert {c["num_stages"] for c in found} <= {2, 3, 4}
+    assert len({c["size"] for c in found}) > 3

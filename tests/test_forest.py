@@ -185,13 +185,14 @@ def test_generations_grow_with_what_is_known() -> None:
 
 @BOTH
 def test_generations_grow_with_the_compilers_up_to_what_is_known(kind: Kind) -> None:
-    proposals = kind.preset(Effort.FULL, Context(parallel=20)).propose(BOWL, random.Random(0))
+    proposals = kind(parallel=20).propose(BOWL, random.Random(0))
     batch = next(proposals)
     sizes = [len(batch)]
     for _ in range(3):
         batch = proposals.send([Trial(c, latency_ms=bowl(c)) for c in batch])
         sizes.append(len(batch))
     assert sizes == [8, 8, 16, 20]
+    assert len(next(kind.preset(Effort.FULL, Context(parallel=20)).propose(BOWL, random.Random(0)))) == 20
 
 
 @BOTH

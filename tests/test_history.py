@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from pytest_kerneltune.parameter import boolean, integer, list_of
 from pytest_kerneltune.search.history import History
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.trial import Status, Trial
+from pytest_kerneltune.trial import Batch, Status, Trial
 
 SPACE = ConfigSpace({"x": integer(0, 9), "pad": boolean(), "list": list_of(integer(0, 1), 2)})
 
@@ -77,3 +79,36 @@ def test_unmeasured_keeps_order_and_drops_repeats_and_what_was_measured_or_faile
 def test_equal_configs_are_known_whatever_made_them() -> None:
     history = History(SPACE, [trial(4, 1.0)])
     assert history.unmeasured([{"list": [0, 0], "pad": False, "x": 4}]) == []
+
+
+def test_what_was_proposed_is_under_way_until_its_trial_comes() -> None:
+    history = History(SPACE)
+    first = history.measured(Batch([trial(x, 1.0).config for x in (1, 2, 3)], enough=1))
+    assert next(first) == tuple(trial(x, 1.0).config for x in (1, 2, 3))
+    with pytest.raises(StopIteration):
+        first.send([trial(3, 2.0)])
+    assert [c["x"] for c in history.under_way.values()] == [1, 2]
+    assert history.unmeasured(trial(x, 1.0).config for x in range(5)) == [trial(0, 1.0).config, trial(4, 1.0).config]
+    assert len(history) == 1
+    history.learn([trial(1, 3.0), trial(2, 1.0)])
+    assert not history.under_way
+    assert [t.config["x"] for t in history.best(9)] == [2, 3, 1]
+
+
+def test_a_search_that_flows_asks_for_a_quarter_of_what_is_under_way() -> None:
+    history = History(SPACE)
+    batch = next(history.flow([trial(x, 1.0).config for x in range(6)], "stage"))
+    assert (len(batch), batch.stage, batch.enough) == (6, "stage", 2)
+    assert next(history.flow([trial(7, 1.0).config], "stage")).enough == 2
+    assert next(history.flow([], "stage")).enough == 2
+
+
+def test_what_an_empty_batch_does_not_bring_is_given_up_but_not_proposed_again() -> None:
+    history = History(SPACE)
+    next(history.flow([trial(1, 1.0).config], "stage"))
+    waiting = history.flow([], "stage")
+    next(waiting)
+    with pytest.raises(StopIteration):
+        waiting.send([])
+    assert not history.under_way
+    assert history.unmeasured([trial(1, 1.0).config]) == []

@@ -24,8 +24,11 @@ from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Trial
 
 Proposals: TypeAlias = Generator[Sequence[Config], Sequence[Trial], Any]
-"""Batches out, their trials in, in the same order; behind them may come new trials of configs measured earlier. What is
-returned is ignored, but for a Batch without configs: its note and counts go into the report."""
+"""Batches out, their trials in, in the same order; behind them may come new trials of configs measured earlier.
+
+A search that says how many are ``enough`` (``Batch``) may be sent trials of any configs under way, each of them once.
+What is returned is ignored, but for a Batch without configs: its note and counts go into the report.
+"""
 
 DEFAULT_SEARCH = "GaussianProcessSearch"
 

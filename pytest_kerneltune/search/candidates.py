@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -18,7 +19,7 @@ _LEAPS = 8  # edits of a good config each time that single steps cannot reach
 _CLIMBERS = 6
 _CLIMBS = 3
 _SHORTLIST = 200
-_SPREAD_AMONG, _ROUNDEST_OF = 12, 6
+_SPREAD_AMONG, _USUAL_OF = 12, 6
 _REMEMBERED = 50_000  # places of configs, and surroundings of good ones
 _TIE = 1e-9
 
@@ -91,15 +92,15 @@ class Candidates:
     def spread(self, count: int, known: Sequence[Config]) -> list[Config]:
         """At most ``count`` configs, each the farthest of many random ones from ``known`` and those before.
 
-        The random ones are the roundest of still more: problems come in powers of two, which sizes that are none cut
-        into uneven parts.
+        The random ones are the most usual of still more: problems come in powers of two, which sizes that are none cut
+        into uneven parts, and Triton's launch options have values that suit most kernels.
         """
         chosen: list[Config] = []
         out = self._history.keys | {self._space.key(c) for c in known}
-        drawn = self._space.sample_new(self._rng, count * _SPREAD_AMONG * _ROUNDEST_OF, out)
+        drawn = self._space.sample_new(self._rng, count * _SPREAD_AMONG * _USUAL_OF, out)
         if not drawn:
             return chosen
-        pool = sorted(drawn, key=_unevenness)[: max(count, len(drawn) // _ROUNDEST_OF)]
+        pool = sorted(drawn, key=_oddity)[: max(count, len(drawn) // _USUAL_OF)]
         places = self._coordinates.points(pool)
         distances = np.full(len(pool), np.inf)
         for point in self._coordinates.points(known):
@@ -151,9 +152,20 @@ class Candidates:
         return np.asarray(score(np.stack([self._places[key] for key in configs])) + np.array(ties))
 
 
-def _unevenness(config: Config) -> int:
-    """How many of the values are whole numbers but no powers of two."""
-    return sum(type(v) is int and v & (v - 1) != 0 for v in config.values())
+def _oddity(config: Config) -> float:
+    """How far from usual the values are, in steps: see :meth:`Candidates.spread`."""
+    return sum(_USUAL.get(name, _unevenness)(v) for name, v in config.items() if type(v) is int and v > 0)
+
+
+def _unevenness(number: int) -> float:
+    return float(number & (number - 1) != 0)
+
+
+_USUAL: Mapping[str, Callable[[int], float]] = {
+    "num_warps": lambda number: max(0.0, abs(math.log2(number) - 2.5) - 0.5),
+    "num_stages": lambda number: max(0.0, abs(number - 3) - 1.0),
+}
+"""How far launch options of Triton are from what most tuned kernels have: 4 or 8 warps and 2 to 4 stages."""
 
 
 def _highest(found: Mapping[str, Config], scores: Floats, count: int) -> list[str]:

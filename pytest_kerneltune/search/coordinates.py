@@ -7,6 +7,7 @@ Each parameter spans a unit of length, whatever its values:
   threads have more in common with 32 and 64 than with 90.
 - Values without an order are all equally far from each other.
 - The elements of a list count on their own, a permutation as a whole.
+- Sizes of a tile count a second time, by what each thread gets (``threadwork.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_kerneltune.parameter import ListOf, Parameter
+from pytest_kerneltune.search.threadwork import work_axes
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 
@@ -34,22 +36,30 @@ _PROBES = 64  # values drawn to learn the extent of a kind that cannot list its 
 class Coordinates:
     """Places the configs of a space; ``groups`` says of each column which of ``count`` axes it belongs to.
 
-    An axis is what a model may find more or less important: a parameter, an element of a list, or divisibility by 2.
+    An axis is what a model may find more or less important: a parameter, an element of a list, divisibility by 2, the
+    work of a thread.
     """
 
     def __init__(self, space: ConfigSpace) -> None:
         self._space = space
         axes = {name: _axes(p) for name, p in space.parameters.items()}
         self._places = {name: [place for place, _ in pairs] for name, pairs in axes.items()}
+        self._work = work_axes(space)
         widths = [width for pairs in axes.values() for _, width in pairs]
-        self.count, self._columns = len(widths), sum(widths)
+        self._columns = sum(widths)
+        widths += [1] * len(self._work)
+        self.count = len(widths)
         self.groups = np.repeat(np.arange(self.count), widths)
         self._known: dict[str, dict[str, list[float]]] = {name: {} for name in space.parameters}
 
     def points(self, configs: Sequence[Config]) -> Points:
         """The configs as an array of shape (configs, columns)."""
         flat = [x for config in configs for name in self._places for x in self._placed(name, config[name])]
-        return np.array(flat, float).reshape(len(configs), self._columns)
+        plain = np.array(flat, float).reshape(len(configs), self._columns)
+        if not self._work:
+            return plain
+        work = np.array([[place(config) for place in self._work] for config in configs], float)
+        return np.column_stack([plain, work.reshape(len(configs), len(self._work))])
 
     def _placed(self, name: str, value: Any) -> list[float]:
         token = repr(value)  # tells True from 1, which a dict would not

@@ -25,7 +25,9 @@ spaces of real kernels (``comparison``):
    considered. So the search leaves a basin that it has used up, and ends only with its generations or the space.
 6. Trees split by products and ratios of sizes too (``features.PairEncoder``): what a kernel asks of the hardware is
    such a product. On the recorded spaces that is worth a fifth of the lead over random sampling after 50 configs.
-7. After the last generation every single step from the best config is tried, as long as that helps.
+7. A generation is refilled as soon as a share of it is known: a slow compile holds up nothing. Picks are penalised for
+   landing in the same leaves as what is under way, too.
+8. After the last generation every single step from the best config is tried, as long as that helps.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -45,9 +47,9 @@ from pytest_kerneltune.search.edits import Editor
 from pytest_kerneltune.search.features import PairEncoder
 from pytest_kerneltune.search.history import History
 from pytest_kerneltune.search.population import PopulationSearch
-from pytest_kerneltune.search.trees import Forest
+from pytest_kerneltune.search.trees import Floats, Forest
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.trial import Batch, Config, Trial
+from pytest_kerneltune.trial import Config, Trial
 
 _GENERATIONS = {Effort.QUICK: 40, Effort.FULL: 100}
 _FEWEST_GENERATIONS = 10  # however many configs are compiled at once
@@ -103,7 +105,9 @@ class LFBOSearch(PopulationSearch):
 
     @classmethod
     def preset(cls, effort: Effort, context: Context) -> Self:
-        usual = cls(**cls.shared_options(effort, context), parallel=max(1, context.parallel))
+        parallel = max(1, context.parallel)
+        start = max(cls.initial_population, context.at_most(parallel))
+        usual = cls(**cls.shared_options(effort, context), initial_population=start, parallel=parallel)
         # As many configs in all, however many are compiled at once.
         share = usual.selected / max(usual.selected, usual.parallel)
         generations = max(_FEWEST_GENERATIONS, math.ceil(share * _GENERATIONS.get(effort, cls.max_generations)))
@@ -114,11 +118,9 @@ class LFBOSearch(PopulationSearch):
         history = History(space, prior)
         chooser = _Chooser(self, space, rng, history)
         if start := self.starting_configs(space, rng, history, self.initial_population):
-            history.learn((yield Batch(start, stage)))
-        for _ in range(self.max_generations):
-            if not (batch := chooser.generation()):
-                break
-            history.learn((yield Batch(batch, stage)))
+            yield from history.flow(start, stage)
+        while (batch := chooser.batch()) or history.under_way:
+            yield from history.flow(batch, stage)
         yield from self.polish(space, history, 1, stage)
         yield from self.finish(space, history, stage)
 
@@ -145,23 +147,42 @@ class _Chooser:
         self._encoder = PairEncoder(space, rng)
         self._editor = Editor(space, self._encoder, rng, options.radius)
         self._random: list[Config] = []
-        self._drawn = self._idle = 0
+        self._drawn = self._detours = 0
+        self._asked = self._idle = 0.0
+        self._last = 1.0
         self._best_ms = math.inf
 
-    def generation(self) -> list[Config]:
-        """What to measure next; nothing where no config is left."""
-        self._idle = 0 if self._history.best_ms < self._best_ms else self._idle + 1
-        self._best_ms = self._history.best_ms
+    def batch(self) -> list[Config]:
+        """What to measure next: as much of a generation as is not under way, while there are generations left.
+
+        Nothing where no config is left.
+        """
+        room = self._count - len(self._history.under_way)
+        if room <= 0 or self._asked >= self._options.max_generations:
+            return []
+        self._note_progress()
         classifier = self._fit()
         candidates = self._candidates(classifier.good) if classifier else []
         if not classifier or not candidates:
-            return self._space.sample_new(self._rng, self._count, self._history.keys)
-        return self._select(classifier, candidates)
+            chosen = self._space.sample_new(self._rng, room, self._history.keys)
+        else:
+            chosen = self._select(classifier, candidates, min(room, len(candidates)))
+        self._last = 1.0 if len(chosen) < room else room / self._count
+        self._asked += self._last
+        return chosen
+
+    def _note_progress(self) -> None:
+        """Count the generations without progress."""
+        if self._history.best_ms < self._best_ms:
+            self._idle, self._detours = 0.0, 0
+        else:
+            self._idle += self._last
+        self._best_ms = self._history.best_ms
 
     @property
     def _count(self) -> int:
-        """Configs in the next generation; the compilers' number, but choosing must not lag behind measuring."""
-        known = len(self._history)
+        """Configs in a generation; the compilers' number, but choosing must not lag behind measuring."""
+        known = len(self._history) + len(self._history.under_way)
         return max(self._options.selected, min(self._options.parallel, known), known // _REFIT_GROWTH)
 
     def _fit(self) -> Classifier | None:
@@ -171,7 +192,8 @@ class _Chooser:
         return fit(rows, latencies, self._options.quantiles, self._options.num_trees, self._rng)
 
     def _candidates(self, forest: Forest) -> list[Config]:
-        if self._idle and self._idle % self._options.patience == 0:
+        if self._idle >= self._options.patience * (self._detours + 1):
+            self._detours += 1
             return self._random_candidates()
         bases = [t.config for t in self._history.best(self._options.copies)]
         near = [n for base in bases for n in self._space.neighbours(base, self._options.radius)]
@@ -194,16 +216,21 @@ class _Chooser:
             self._drawn = len(self._random)
         return self._random
 
-    def _select(self, classifier: Classifier, candidates: Sequence[Config]) -> list[Config]:
+    def _select(self, classifier: Classifier, candidates: Sequence[Config], count: int) -> list[Config]:
         rows = self._encoder.rows(candidates)
         leaves = classifier.good.leaves(rows)
         scores = classifier.scores(rows, leaves) + [_TIE * self._rng.random() for _ in candidates]
-        likeness = np.zeros(len(candidates))
+        earlier = [classifier.good.leaves(self._encoder.rows([c])) for c in self._history.under_way.values()]
+        likeness = sum((_likeness(leaves, each) for each in earlier), start=np.zeros(len(candidates)))
         picked: list[int] = []
-        count = min(self._count, len(candidates))
         while len(picked) < count:
-            worth = scores - self._options.similarity_penalty * likeness / max(1, len(picked))
+            worth = scores - self._options.similarity_penalty * likeness / max(1, len(earlier) + len(picked))
             worth[picked] = -np.inf
             picked.append(int(worth.argmax()))
-            likeness += (leaves == leaves[picked[-1]]).mean(axis=1)
+            likeness += _likeness(leaves, leaves[picked[-1]])
         return [candidates[i] for i in picked]
+
+
+def _likeness(leaves: Any, of: Any) -> Floats:
+    """The share of trees in which each row of ``leaves`` is in the same leaf as the config ``of`` these leaves."""
+    return np.asarray((leaves == of).mean(axis=1))

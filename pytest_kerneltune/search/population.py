@@ -94,11 +94,11 @@ class PopulationSearch:
 
     def polish(self, space: ConfigSpace, history: History, radius: int, stage: str) -> Proposals:
         """Every config within ``radius`` single steps of the best one, as long as one of them is faster."""
-        best_ms = math.inf
-        while history.best_ms < best_ms:
-            best_ms = history.best_ms
-            if ring := history.unmeasured(space.neighbours(history.best(1)[0].config, radius)):
-                history.learn((yield Batch(ring, stage, "every single step from the best config")))
+        while history.best_ms < math.inf:
+            ring = history.unmeasured(space.neighbours(history.best(1)[0].config, radius))
+            if not ring and not history.under_way:
+                return
+            yield from history.flow(ring, stage, "every single step from the best config")
 
     def finish(self, space: ConfigSpace, history: History, stage: str) -> Proposals:
         """Reset the best config's parameters to their defaults, one at a time and then all at once that did no harm."""
@@ -109,12 +109,13 @@ class PopulationSearch:
             changed = [name for name in space.names if best.config[name] != space.default[name]]
             resets = {name: space.normalised({**best.config, name: space.default[name]}) for name in changed}
             if singles := history.unmeasured(filter(space.is_allowed, resets.values())):
-                history.learn((yield Batch(singles, stage, "parameters of the best config reset to their defaults")))
+                note = "parameters of the best config reset to their defaults"
+                yield from history.measured(Batch(singles, stage, note))
             latency = {space.key(t.config): t.latency_ms for t in history.trials}
             harmless = [n for n, c in resets.items() if latency.get(space.key(c), math.inf) <= best.latency_ms]
             together = space.normalised({**best.config, **{name: space.default[name] for name in harmless}})
             if space.is_allowed(together) and (joint := history.unmeasured([together])):
-                history.learn((yield Batch(joint, stage, "all resets at once that did no harm")))
+                yield from history.measured(Batch(joint, stage, "all resets at once that did no harm"))
             if history.best_ms >= best.latency_ms:
                 return
 

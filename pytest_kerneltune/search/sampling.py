@@ -70,5 +70,7 @@ class RandomSearch:
             batch = named + space.sample_new(rng, min(_BATCH, left) - len(named), taken)
             if not batch:
                 return
-            history.learn((yield Batch(batch, stage="RandomSearch")))
+            # Nothing is learned from trials: a batch is asked for ahead of those that are measured.
+            enough = max(1, len(history.under_way) + len(batch) - _BATCH)
+            yield from history.measured(Batch(batch, "RandomSearch", enough=enough))
             named, left = [], left - len(batch)

@@ -159,7 +159,7 @@ def _reported(proposals: Proposals, report: Batch) -> Proposals:
     while batch is not None:
         given = as_batch(batch)
         notes = "; ".join(filter(None, (report.note, given.note)))
-        trials = yield Batch(given, given.stage, notes, given.retime, {**given.counts, **report.counts})
+        trials = yield Batch(given, given.stage, notes, given.retime, {**given.counts, **report.counts}, given.enough)
         report = Batch(())
         batch = following(proposals, trials)
     return report
