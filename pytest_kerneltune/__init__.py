@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_kerneltune.api import TuneResult, tune
     from pytest_kerneltune.backends.c import CKernel
+    from pytest_kerneltune.backends.cuda import CudaKernel
+    from pytest_kerneltune.backends.helion import HelionKernel
     from pytest_kerneltune.backends.python import PythonKernel
     from pytest_kerneltune.backends.triton import TritonKernel
     from pytest_kerneltune.fixture import TunedKernel, tunable
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CKernel",
+    "CudaKernel",
+    "HelionKernel",
     "Parameter",
     "PythonKernel",
     "TritonKernel",
@@ -57,6 +61,8 @@ _HOMES = {
     **dict.fromkeys(("TuneResult", "tune"), "api"),
     **dict.fromkeys(("TunedKernel", "tunable"), "fixture"),
     "CKernel": "backends.c",
+    "CudaKernel": "backends.cuda",
+    "HelionKernel": "backends.helion",
     "PythonKernel": "backends.python",
     "TritonKernel": "backends.triton",
 }

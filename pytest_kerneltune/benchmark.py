@@ -70,7 +70,9 @@ class Benchmark:
         limits: Limits,
         sites: Sequence[Site] = (),
         modules: Sequence[Any] = (),
+        gauged: bool = False,
     ) -> None:
+        """``gauged`` asks for the clock to be measured, too, before the first config is (see ``instrument``)."""
         self.kernel = kernel
         self.account = Account()
         self._space, self._limits = space, limits
@@ -87,16 +89,27 @@ class Benchmark:
         self._finished: list[Trial] = []
         self._quickest_s = math.inf
         self._timeouts = 0
+        self._timed, self._gauged = True, gauged
 
-    def begin(self) -> None:
+    def begin(self, timed: bool = True) -> None:
         """Have the kernel set up where it will run, and its reference run there; does not wait for that.
 
-        Devices but the first are for searches, which have more than a few configs under way.
+        Where nothing will be ``timed``, it is not learnt how long the reference takes either.
         """
+        self._timed = timed
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Devices but the first are for searches, which have more than a few configs under way."""
         is_searching = self._wanted.total() > len(self._lanes)
         for lane in self._lanes if is_searching else self._lanes[:1]:
             if not lane.is_set_up and not lane.busy:
-                lane.set_up()
+                lane.set_up(self._timed, self._gauged and lane is self._lanes[0])
+
+    @property
+    def instrument(self) -> Mapping[str, Any]:
+        """What was measured of the clock; empty where it was not."""
+        return self._lanes[0].instrument
 
     def start(self) -> str:
         """``begin``, and wait; the timing method. Raises KernelError where the kernel can't be set up."""
@@ -124,6 +137,7 @@ class Benchmark:
         for config in configs:
             self._wanted[self._key(config)] += 1
             self._compilation.add(config, math.inf if compile_s is None else compile_s)
+            self._feed()  # making the next one's task may take a while
         missing = self._wanted.total() if enough is None else min(enough, self._wanted.total())
         found: list[Trial] = []
         try:
@@ -232,16 +246,20 @@ class Benchmark:
 
     def _pump(self, until: float) -> None:
         """Keep everything going that runs by itself; returns when something happened, or at ``until``."""
-        self.begin()
-        if not (self._ready or self._compilation.running or any(lane.job for lane in self._lanes)):
-            self._room = self._handful
-        if self._overlaps or not any(lane.job for lane in self._lanes):
-            self._room -= self._compilation.feed(self._room)
+        self._set_up()
+        self._feed()
         self._wait(until)
         for compiled in self._compilation.collect():
             self._take(compiled)
         for lane in list(self._lanes):
             self._look_at(lane)
+
+    def _feed(self) -> None:
+        """Give compile workers what they may begin with."""
+        if not (self._ready or self._compilation.running or any(lane.job for lane in self._lanes)):
+            self._room = self._handful
+        if self._overlaps or not any(lane.job for lane in self._lanes):
+            self._room -= self._compilation.feed(self._room)
 
     def _wait(self, until: float) -> None:
         if self._compilation.has_news or self._finished:

@@ -72,13 +72,6 @@ class Instrument:
         return _gpu_instrument() if clock == "cuda" else _host_instrument(clock)
 
 
-class Gauge:
-    """Measures instruments in a worker, as a service of it."""
-
-    def measure(self, clock: Clock) -> Instrument:
-        return Instrument.for_clock(clock)
-
-
 def granularity(readings: Sequence[float]) -> float:
     """The step of the clock that ``readings`` (in us) are multiples of; 0 where all are equal.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_kerneltune.compilation import Compiled
@@ -11,7 +12,8 @@ from pytest_kerneltune.turns import Release, Turn
 from pytest_kerneltune.worker import Reply
 
 SET_UP_LIMIT_S = 300.0
-_STEPS = ("healthy", "expect", "reference_ms")  # of the station, until configs can be timed
+_BUILD, _EXPECT, _INSTRUMENT, _REFERENCE = "healthy", "expect", "instrument", "reference_ms"
+"""What a station is asked until configs can be timed."""
 
 
 class Lane:
@@ -27,9 +29,12 @@ class Lane:
         """What the station's clock is, in words."""
         self.reference_ms = 0.0
         """How long the reference takes; 0 where that is not known."""
+        self.instrument: Mapping[str, Any] = {}
+        """What was measured of the clock (``instrument.Instrument`` as JSON); empty where it was not."""
         self._turn = turn
         self._release: Release | None = None
         self._setting_up = ""
+        self._steps: Sequence[str] = ()
 
     @property
     def busy(self) -> bool:
@@ -41,10 +46,14 @@ class Lane:
         """Whether setting up goes on as soon as the device is free."""
         return bool(self._setting_up) and not self.launcher.busy
 
-    def set_up(self) -> None:
-        """Start building the station, then running the reference: what nobody's timing feels needs no lock."""
-        self._setting_up = _STEPS[0]
-        self.launcher.submit(_STEPS[0], timeout=SET_UP_LIMIT_S)
+    def set_up(self, timed: bool, gauged: bool) -> None:
+        """Start building the station, then running the reference: what nobody's timing feels needs no lock.
+
+        ``timed`` says that configs will be timed, ``gauged`` that the clock itself is to be measured, too.
+        """
+        self._steps = [_BUILD, _EXPECT, *([_INSTRUMENT] if gauged else []), *([_REFERENCE] if timed else [])]
+        self._setting_up = _BUILD
+        self.launcher.submit(_BUILD, timeout=SET_UP_LIMIT_S)
 
     def submit(self, method: str, *args: Any, timeout: float, job: Compiled | None = None) -> bool:
         """Ask the station for ``method(*args)``; False where the device is in use by another process."""
@@ -91,11 +100,13 @@ class Lane:
         step, self._setting_up = self._setting_up, ""
         if reply.error is not None:
             raise KernelError(set_up_failure(reply.error))
-        if step == "expect":
+        if step == _EXPECT:
             self.method = str(reply.value)
-        elif step == "reference_ms":
+        elif step == _INSTRUMENT:
+            self.instrument = reply.value
+        elif step == _REFERENCE:
             self.reference_ms = float(reply.value)
-        following = _STEPS[_STEPS.index(step) + 1 :]
+        following = self._steps[self._steps.index(step) + 1 :]
         self.is_set_up = not following
         if following:
             self._setting_up = following[0]

@@ -99,7 +99,8 @@ class Outcome:
     ``file`` is the file the kernel belongs to, relative to the root directory; ``name`` its name with its parameters,
     "softmax[n1024]". ``latency_ms`` and ``reference_ms`` are None where nothing was timed. ``baseline_file`` and
     ``baseline`` are where and what ``--update-baselines`` would write (None: nothing fit to be a baseline).
-    ``previous_ms`` is the stored baseline's latency, ``trials`` the measured configs (``Trial.to_json``).
+    ``previous_ms`` is the stored baseline's latency, ``trials`` the measured configs (``Trial.to_json``) and
+    ``instrument`` what was measured of the clock when this process first used it (``Instrument.to_json``).
     """
 
     file: str
@@ -119,6 +120,7 @@ class Outcome:
     baseline: Mapping[str, Any] | None = None
     trials: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    instrument: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -38,6 +38,7 @@ from pytest_kerneltune.turns import DeviceTurn
 from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 
+_CODE = "code"  # where compiled kernels are kept in the cache, of kinds that have no place of their own
 _DIGEST = 16  # hex digits of a digest in a baseline: enough to tell two kernels' inputs apart, short enough to read
 
 
@@ -73,6 +74,8 @@ class Session:
         )
         self._tuner = Tuner(settings, self._cache, progress, say)
         self._devices: dict[bool, DeviceInfo] = {}
+        self.instruments: dict[Clock, Mapping[str, Any]] = {}
+        """What was measured of each clock when this process first used it."""
         self._evaluations: dict[tuple[str, str, str], Evaluation] = {}
 
     def device(self, kernel: Kernel) -> DeviceInfo:
@@ -108,7 +111,11 @@ class Session:
     def benchmark(self, workload: Workload) -> Benchmark:
         limits = Limits(self.settings.compile_timeout, self.settings.run_timeout)
         sites = self._sites(workload.kernel)
-        return Benchmark(workload.kernel, workload.space, self._workers, limits, sites, workload.modules)
+        keep = getattr(workload.kernel, "keep_code_in", None)
+        if keep is not None and self.settings.autotune_cache:
+            keep(self.settings.autotune_cache / _CODE)
+        gauged = self.settings.gating and workload.kernel.clock not in self.instruments
+        return Benchmark(workload.kernel, workload.space, self._workers, limits, sites, workload.modules, gauged)
 
     def warm(self) -> None:
         """Get the processes ready that kernels on a GPU will need, where there is one; does not wait for them."""
@@ -163,7 +170,7 @@ class _Evaluator:
         bench: Benchmark | None = None
         try:
             bench = self._session.benchmark(self._workload)
-            bench.begin()  # while the first configs are chosen and compiled
+            bench.begin(timed=self._settings.gating)  # goes on while the first configs are chosen and compiled
             if not self._settings.gating:
                 return self._run_once(bench)
             if not self._settings.searching or self._settings.autotune_effort == "none":
@@ -171,6 +178,8 @@ class _Evaluator:
             else:
                 choice = self._session.tuner.tuned(self._workload, bench, self._device.facts)
             bench.start()
+            if bench.instrument:
+                self._session.instruments[self._workload.kernel.clock] = bench.instrument
             return self._gated(bench, choice)
         except KernelError as error:
             return Evaluation(self._outcome(None, verdicts.broken(self._workload.name, str(error))))
@@ -241,6 +250,7 @@ class _Evaluator:
             baseline_file=self._shown(self._file),
             trials=tuple(t.to_json() for t in choice.trials) if choice else (),
             warnings=self._session.take_warnings(),
+            instrument=dict(self._session.instruments.get(workload.kernel.clock, {})),
         )
 
     def _baseline_place(self) -> tuple[Path, str]:

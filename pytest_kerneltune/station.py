@@ -147,6 +147,12 @@ class Station:
                 values[name].append(self._block(timer, chosen[name], plans[name]))
         return values
 
+    def instrument(self) -> dict[str, Any]:
+        """How finely this station's clock measures, and what a reading costs (``Instrument`` as JSON)."""
+        from pytest_kerneltune.instrument import Instrument
+
+        return Instrument.for_clock(self._clock).to_json()
+
     def healthy(self) -> bool:
         """Whether the device still answers after a failed launch (a CUDA error may have poisoned the context)."""
         if self._clock == "cuda":

@@ -5,7 +5,10 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-_DISTRIBUTIONS = ("pytest-kerneltune", "pytest", "pytest-xdist", "numpy", "scikit-learn", "torch", "triton")
+_DISTRIBUTIONS = (
+    *("pytest-kerneltune", "pytest", "pytest-xdist", "numpy", "scikit-learn"),
+    *("torch", "triton", "helion", "cupy-cuda12x", "cupy-cuda13x"),
+)
 
 
 def versions() -> dict[str, str]:

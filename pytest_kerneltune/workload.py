@@ -96,7 +96,8 @@ class Workload:
     def subject(self, hardware: Sequence[str], send_source: bool) -> Subject:
         """What a prompt may say about this kernel; without ``send_source`` neither kernel's nor constraint's source."""
         what, where = self.description, self.space.where
-        source = clip(what.source) if what.source else source_text((*what.functions, *what.launchers))
+        python = source_text((*what.functions, *what.launchers))
+        source = "\n\n".join(text for text in (clip(what.source), python) if text)
         return Subject(
             name=self.name,
             kind=what.kind,

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pytest_kerneltune import CKernel, PythonKernel, TritonKernel, choice, integer, power_of_two
+from pytest_kerneltune import (
+    CKernel,
+    CudaKernel,
+    HelionKernel,
+    PythonKernel,
+    TritonKernel,
+    choice,
+    integer,
+    power_of_two,
+)
 from pytest_kerneltune.backends import KERNELS, Kernel
 from pytest_kerneltune.contract_backend import BackendContract
 from pytest_kerneltune.space import ConfigSpace
@@ -25,6 +35,15 @@ void f(const double *x, double *y, long n) {
     *(volatile int *)0 = 1;
 #endif
     for (long i = 0; i < n; i++) y[i] = 2 * x[i] + (MODE == 1);
+}
+"""
+
+
+CUDA_SOURCE = """
+extern "C" __global__ void scale(const float *x, float *y, int n, float factor)
+{
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = factor * x[i];
 }
 """
 
@@ -114,6 +133,52 @@ class TestTritonKernel(BackendContract):
     @pytest.fixture
     def failing_config(self) -> Config:
         return {"BLOCK": 1000, "BIAS": 0, "num_warps": 4}
+
+
+@pytest.mark.gpu
+class TestCudaKernel(BackendContract):
+    @pytest.fixture
+    def kernel(self) -> Kernel:
+        pytest.importorskip("cupy", reason="needs cupy: pip install 'pytest-kerneltune[cuda]'")
+        import torch
+
+        source = CUDA_SOURCE.replace("factor * x[i]", "factor * x[CRASH ? i + (1ll << 40) : i] + BIAS")
+        x = torch.randn(4000, device="cuda")
+        y = torch.empty_like(x)
+        grid = lambda c: -(-len(x) // c["BLOCK"])  # noqa: E731 - as users write it
+        block = lambda c: c["BLOCK"]  # noqa: E731
+        return CudaKernel(source, "scale", (x, y, len(x), 2.0), grid, block, output=y, reference=lambda: 2 * x)
+
+    @pytest.fixture
+    def space(self) -> ConfigSpace:
+        blocks = power_of_two(64, 1024, default=256)
+        return ConfigSpace(
+            {"BLOCK": blocks, "BIAS": integer(0, 1), "CRASH": integer(0, 1), "-use_fast_math": choice(False, True)}
+        )
+
+    @pytest.fixture
+    def wrong_config(self) -> Config:
+        return {"BLOCK": 64, "BIAS": 1, "CRASH": 0, "-use_fast_math": False}
+
+    @pytest.fixture
+    def failing_config(self) -> Config:
+        return {"BLOCK": 64, "BIAS": 0, "CRASH": 1, "-use_fast_math": False}
+
+
+@pytest.mark.gpu
+class TestHelionKernel(BackendContract):
+    @pytest.fixture
+    def kernel(self) -> Kernel:
+        pytest.importorskip("helion", reason="needs helion: pip install 'pytest-kerneltune[helion]'")
+        import torch
+
+        x = torch.randn(512, 700, device="cuda")
+        softmax = import_module("helion_kernels").softmax
+        return HelionKernel(softmax, (x,), lambda: torch.softmax(x, -1))
+
+    @pytest.fixture
+    def space(self, kernel: Any) -> ConfigSpace:
+        return kernel.space  # type: ignore[no-any-return]
 
 
 def test_every_kind_is_under_the_contract() -> None:

@@ -21,7 +21,13 @@ from pytest_kerneltune.search import DEFAULT_SEARCH, SEARCHES
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 C_EXAMPLES = ["test_c_blur.py", "test_c_matmul.py"]
-TRITON_EXAMPLES = ["test_triton_layer_norm.py", "test_triton_matmul.py", "test_triton_softmax.py"]
+GPU_EXAMPLES = [
+    "test_cuda_transpose.py",
+    "test_helion_softmax.py",
+    "test_triton_layer_norm.py",
+    "test_triton_matmul.py",
+    "test_triton_softmax.py",
+]
 
 
 def run_examples(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +73,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 
 
 def test_every_example_is_known_here() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("test_*.py")) == C_EXAMPLES + TRITON_EXAMPLES
+    assert sorted(path.name for path in EXAMPLES.glob("test_*.py")) == sorted(C_EXAMPLES + GPU_EXAMPLES)
 
 
 @pytest.mark.parametrize("kernel", ["test_c_blur.py::blur", "test_c_matmul.py::matmul"])
@@ -81,8 +87,9 @@ def test_a_c_example_is_tuned_and_timed_beside_its_reference(tuned: Tuned, kerne
     assert {trial["status"] for trial in found["trials"]} <= {"ok", "compile error"}
 
 
-def test_triton_examples_are_skipped_without_a_gpu(tuned: Tuned) -> None:
-    assert sorted(tuned.skips) == ["test_layer_norm", "test_matmul", "test_softmax"]
+def test_gpu_examples_are_skipped_without_a_gpu(tuned: Tuned) -> None:
+    names = ["test_helion_softmax", "test_layer_norm", "test_matmul", "test_softmax", "test_transpose"]
+    assert sorted(tuned.skips) == names
     for reason in tuned.skips.values():
         assert reason == "needs a CUDA GPU" or "pip install" in reason
 

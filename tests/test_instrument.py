@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kerneltune.instrument import Gauge, Instrument, granularity
+from pytest_kerneltune.instrument import Instrument, granularity
 from pytest_kerneltune.trial import Clock
 
 MADE_UP = Instrument("cuda", "events", 0.032, 1.5, 2.0, 4.25, 104.0, 101.5, 1980.0, 1980.0)
@@ -72,7 +72,7 @@ def test_what_follows_from_the_readings() -> None:
 
 @pytest.mark.parametrize("clock", ["wall", "thread"])
 def test_this_machine_s_host_clocks_are_measured(clock: Clock) -> None:
-    instrument = Gauge().measure(clock)
+    instrument = Instrument.for_clock(clock)
     assert instrument.clock == clock
     assert 0 < instrument.resolution_us < 1e5
     assert instrument.empty_us >= 0

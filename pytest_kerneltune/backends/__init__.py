@@ -23,6 +23,8 @@ KERNELS = {
     "PythonKernel": "pytest_kerneltune.backends.python",
     "CKernel": "pytest_kerneltune.backends.c",
     "TritonKernel": "pytest_kerneltune.backends.triton",
+    "HelionKernel": "pytest_kerneltune.backends.helion",
+    "CudaKernel": "pytest_kerneltune.backends.cuda",
 }
 """Name of a kernel class to the module that holds it."""
 

@@ -21,6 +21,7 @@ THREADS = 1024
 REGISTERS = 1 << 16  # of a block, from compute capability 7.0 on
 _REGISTER_UNIT = 256  # registers are handed out in such amounts to a warp
 _WARP = 32
+_PARTITIONS = 4  # of a multiprocessor, each with a quarter of its registers: the fullest one decides
 _CUOBJDUMP_LIMIT_S = 10.0
 _FRAME_SIZE, _MIN_STACK_SIZE, _REGISTER_COUNT = 0x11, 0x12, 0x2F  # kinds of attributes
 
@@ -47,7 +48,8 @@ def demand(usage: Mapping[str, int], limits: Limits) -> tuple[float, str]:
 
 def _block_registers(usage: Mapping[str, int]) -> int:
     a_warp = -(-usage.get("registers", 0) * _WARP // _REGISTER_UNIT) * _REGISTER_UNIT
-    return a_warp * -(-usage.get("threads", 0) // _WARP)
+    warps = -(-usage.get("threads", 0) // _WARP)
+    return a_warp * -(-warps // _PARTITIONS) * _PARTITIONS
 
 
 def code_usage(cubin: bytes, tool: Path) -> dict[str, int]:
