@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--missing-baseline=warn"]
@@ -54,13 +55,30 @@ def main() -> None:
         options.json.write_text(json.dumps({"rows": rows, "ratios": ratios, "runs": runs}, indent=1))
 
 
-def run(test: str, seed: int, algorithm: str, effort: str) -> dict[str, Any]:
-    """What one fresh run did: its trials with the second after pytest's start at which each was known."""
+def run(
+    test: str,
+    seed: int,
+    algorithm: str,
+    effort: str,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    further: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What one fresh run did: its trials with the second after pytest's start at which each was known.
+
+    ``variables`` come on top of an environment with empty caches, ``further`` are options of pytest's.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         env = {**os.environ, "KERNELTUNE_CACHE_DIR": f"{folder}/cache", "TRITON_CACHE_DIR": f"{folder}/triton"}
+        env |= variables
         name = f"--autotune={algorithm}" if algorithm else "--autotune"
-        options = [name, f"--autotune-seed={seed}", f"--autotune-effort={effort}", f"--autotune-json={report}"]
+        options = [
+            name,
+            f"--autotune-seed={seed}",
+            f"--autotune-effort={effort}",
+            f"--autotune-json={report}",
+            *further,
+        ]
         began = time.time()
         done = subprocess.run([*_PYTEST, test, *options], env=env, capture_output=True, text=True)
         wall = time.time() - began
