@@ -72,15 +72,9 @@ def run(
         env = {**os.environ, "KERNELTUNE_CACHE_DIR": f"{folder}/cache", "TRITON_CACHE_DIR": f"{folder}/triton"}
         env |= variables
         name = f"--autotune={algorithm}" if algorithm else "--autotune"
-        options = [
-            name,
-            f"--autotune-seed={seed}",
-            f"--autotune-effort={effort}",
-            f"--autotune-json={report}",
-            *further,
-        ]
+        chosen = [name, f"--autotune-seed={seed}", f"--autotune-effort={effort}", f"--autotune-json={report}"]
         began = time.time()
-        done = subprocess.run([*_PYTEST, test, *options], env=env, capture_output=True, text=True)
+        done = subprocess.run([*_PYTEST, test, *chosen, *further], env=env, capture_output=True, text=True)
         wall = time.time() - began
         if not report.exists():
             raise SystemExit(done.stdout + done.stderr)
