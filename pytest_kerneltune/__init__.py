@@ -5,14 +5,16 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``errors``, ``trial``, ``condition``, ``parameter``, ``space``, ``threshold``, ``versions``: what all speak about.
 - ``statistics``, ``timing``, ``record``, ``gate``: pure numbers: how often to launch, what readings say, the verdict.
 - ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
-- ``files``, ``gpu`` (with ``nvidia``), ``worker``: the outside world: locked files, devices, killable processes.
+- ``files``, ``gpu`` (with ``nvidia``, ``devices``), ``locking`` (with ``turns``), ``timers`` (with ``gpu_timers``,
+  ``instrument``), ``worker``: the outside world: locked files, devices, clocks, killable processes.
 - ``source`` (with ``syntax``, ``csource``, ``introspection``), ``packing``: a kernel's source and how it travels.
 - ``backends/``: kinds of kernel, a row each in ``KERNELS``. ``llm/``: language models, a row each in ``PROVIDERS``.
-- ``workload``, ``station`` (with ``launcher``), ``benchmark``: a kernel at fixed inputs, and how it is measured.
+- ``workload``, ``station`` (with ``launcher``, ``noise``), ``compilation``, ``lane``, ``benchmark`` (with ``account``):
+  a kernel at fixed inputs, and how its configs are compiled, checked and timed at once.
 - ``family``, ``cache``, ``baseline``: what is stored of a kernel, and of the same one at other shapes.
 - ``recorded``, ``recording``, ``comparison``: search spaces measured before, and how good searches are on them.
-- ``options``, ``settings``, ``outcome``, ``driver``, ``judging``, ``adviser``, ``choosing``, ``verdicts``,
-  ``session``: one run.
+- ``options``, ``settings``, ``outcome``, ``driver`` (with ``finals``), ``judging``, ``adviser``, ``choosing``,
+  ``verdicts``, ``session``: one run.
 - ``report/``, ``results``, ``live``: what the user reads.
 - ``api``, ``testing`` (with ``contract_backend``), ``identity``, ``fixture``, ``plugin``: ``tune()``, contract tests
   for third parties, pytest.

@@ -1,45 +1,45 @@
 """Compile -> check -> time: configs in, trials out.
 
 One loop serves everything that runs at once: compile workers (``compilation.py``), and for each device a lane that
-checks and times configs one after the other under the device's lock (``lane.py``).
+checks and times configs one after the other under the device's lock (``lane.py``). Between them lies a queue
+(``ready.py``); ``attempts.py`` knows what became of configs.
 
 1. On a GPU a config is timed the moment it is compiled, while others still compile. On host clocks a handful is
-   compiled, then timed, then the next: compilers on the same cores would disturb the readings.
+   compiled, then timed, then the next: compilers on the same cores would disturb the readings, those of a comparison
+   too.
 2. Configs whose compiled code is the same are timed once.
 3. Configs that spill registers wait behind those that do not: they are seldom fast.
 4. What ``measure`` leaves under way goes on while the search thinks, and comes with a later call.
+5. A device whose new process cannot even run the reference is at fault, not the config that was to run there.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_kerneltune.account import Account
+from pytest_kerneltune.attempts import Attempts
 from pytest_kerneltune.backends import Kernel
-from pytest_kerneltune.compilation import Compilation, Compiled, config_key, described, failed
-from pytest_kerneltune.errors import KernelError, RemoteError, WorkerCrash, WorkerError, WorkerTimeout
-from pytest_kerneltune.lane import Lane
-from pytest_kerneltune.launcher import REFERENCE_LIMIT_S, SHORTEST_LIMIT_S, Workers, wait_for
+from pytest_kerneltune.compilation import Compilation, Compiled, config_key
+from pytest_kerneltune.errors import KernelError
+from pytest_kerneltune.lane import Lane, set_up_failure
+from pytest_kerneltune.launcher import Workers, wait_for
+from pytest_kerneltune.ready import Ready
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.timing import summarise
-from pytest_kerneltune.trial import Config, Status, Trial
+from pytest_kerneltune.trial import Config, Trial
 from pytest_kerneltune.turns import Turn, Unshared
 from pytest_kerneltune.worker import Reply
 
-_LOG_LIMIT = 4_000
-_SLOWEST = 50.0  # a config this many times slower than the quickest one so far is as good as hung
-_FIRST = 2_000.0  # times the reference, while no config has worked
-_HOPELESS = 3  # so many timeouts before anything worked shorten the limit
 _HANDFUL = 4  # configs a compile worker, on host clocks
 _LONGEST_WAIT_S = 1.0
-_LACKING = ("out of memory", "out of resource", "too many resources", "OUT_OF_RESOURCES")  # as drivers say it
+_MOST_FAILURES = 3  # running, of a device without which there is no going on
+_LONGEST_COMPARISON_S = 1200.0
 _LOCK_POLL_S = 0.005
 
 
@@ -75,20 +75,17 @@ class Benchmark:
         """``gauged`` asks for the clock to be measured, too, before the first config is (see ``instrument``)."""
         self.kernel = kernel
         self.account = Account()
-        self._space, self._limits = space, limits
+        self._space = space
+        self._attempts = Attempts(kernel.clock, limits.run_s)
         self._compilation = Compilation(kernel, space, workers, limits.compile_s, self.account.compiling)
         self._lanes = [Lane(workers.launcher(kernel, modules, site.env), site.turn) for site in sites or [Site({})]]
         self._overlaps = kernel.clock == "cuda"
         self._handful = math.inf if self._overlaps else _HANDFUL * workers.jobs
         self._room = self._handful
-        self._ready: list[tuple[bool, int, Compiled]] = []  # a heap
-        self._order = itertools.count()
-        self._by_code: dict[str, Trial] = {}
-        self._twins: dict[str, list[Compiled]] = {}
+        self._ready = Ready()
         self._wanted: Counter[str] = Counter()
         self._finished: list[Trial] = []
-        self._quickest_s = math.inf
-        self._timeouts = 0
+        self._is_asked = False
         self._timed, self._gauged = True, gauged
 
     def begin(self, timed: bool = True) -> None:
@@ -104,7 +101,7 @@ class Benchmark:
         is_searching = self._wanted.total() > len(self._lanes)
         for lane in self._lanes if is_searching else self._lanes[:1]:
             if not lane.is_set_up and not lane.busy:
-                lane.set_up(self._timed, self._gauged and lane is self._lanes[0])
+                lane.set_up(self._timed and self._overlaps, self._gauged and lane is self._lanes[0])
 
     @property
     def instrument(self) -> Mapping[str, Any]:
@@ -114,8 +111,9 @@ class Benchmark:
     def start(self) -> str:
         """``begin``, and wait; the timing method. Raises KernelError where the kernel can't be set up."""
         first = self._lanes[0]
-        while not first.is_set_up:
-            self._pump(math.inf)
+        with self._or_nothing():
+            while not first.is_set_up:
+                self._pump()
         return first.method
 
     def measure(
@@ -127,40 +125,35 @@ class Benchmark:
         compile_s: float | None = None,
         enough: int | None = None,
     ) -> list[Trial]:
-        """Trials of all ``configs``, in their order, and behind them of what earlier calls left under way; or the first
-        ``enough`` of all these that are known, in that order, while the others go on for a later call.
+        """Trials of all ``configs``, in their order, and behind them of what earlier calls left under way; or, as soon
+        as ``enough`` of all these are known, those that are, in that order: the others go on for a later call.
 
         What is not known by ``deadline`` (monotonic s) is left out and dropped. ``done`` is called with each trial as
         soon as it is known; ``best_ms`` is the best latency so far, ``compile_s`` a shorter limit for compiling than
         usual.
         """
-        for config in configs:
-            self._wanted[self._key(config)] += 1
-            self._compilation.add(config, math.inf if compile_s is None else compile_s)
-            self._feed()  # making the next one's task may take a while
-        missing = self._wanted.total() if enough is None else min(enough, self._wanted.total())
         found: list[Trial] = []
-        try:
+        with self._or_nothing():
+            for config in configs:
+                self._wanted[self._key(config)] += 1
+                self._compilation.add(config, math.inf if compile_s is None else compile_s)
+                self._feed()  # making the next one's task may take a while
+            missing = self._wanted.total() if enough is None else min(enough, self._wanted.total())
             while missing > len(found):
                 is_late = time.monotonic() > deadline
                 if is_late:
-                    self._drop_unstarted()
-                else:
-                    self._dispatch(best_ms)
-                    if not self._finished:
-                        self._pump(deadline)
-                for trial in self._taken(wait=is_late):
+                    self._end_late()
+                elif not self._finished:
+                    is_refused = self._dispatch(best_ms)
+                    self._pump(min(deadline, time.monotonic() + _LOCK_POLL_S) if is_refused else deadline)
+                for trial in self._taken():
                     found.append(trial)
                     best_ms = min(best_ms, trial.latency_ms)
                     done(trial)
                 if is_late:
                     break
-        except BaseException:  # Ctrl-C, or an error of who is told: nobody will ask for the rest
-            self._abort()
-            raise
-        finally:
-            for lane in self._lanes:
-                lane.withdraw()
+        for lane in self._lanes:
+            lane.withdraw()
         return found if enough is not None else self._ordered(configs, found)
 
     def check(self, config: Config) -> Trial:
@@ -169,11 +162,11 @@ class Benchmark:
         if compiled.failure is not None:
             return compiled.failure
         reply = self._asked("check", config, compiled.build.artifact, timeout=self._run_limit)
-        return self._trial(compiled, reply, reply.value)
+        return self._attempts.checked(compiled, reply)
 
     def method(self, config: Config, wanted: str = "") -> str:
         """By which method ``config`` is to be compared (see Station.method). Raises KernelError where it is wrong."""
-        reply = self._asked("method", config, self.artifact(config), wanted, timeout=REFERENCE_LIMIT_S * 4)
+        reply = self._asked("method", config, self.artifact(config), wanted, timeout=self._comparison_limit(1, True, 1))
         if reply.error is not None:
             raise KernelError(f"the kernel cannot be timed: {reply.error}")
         return str(reply.value)
@@ -187,7 +180,8 @@ class Benchmark:
             if compiled.failure is not None:
                 raise KernelError(f"{name} ({dict(config)}): {compiled.failure.reason}")
             ready[name] = (config, compiled.build.artifact)
-        reply = self._asked("compare", ready, yardsticks, blocks, method, timeout=REFERENCE_LIMIT_S * 4)
+        limit_s = self._comparison_limit(len(arms), yardsticks, blocks)
+        reply = self._asked("compare", ready, yardsticks, blocks, method, timeout=limit_s)
         if reply.error is not None:
             raise KernelError(f"the comparison failed: {reply.error}")
         values: dict[str, list[float]] = reply.value
@@ -196,7 +190,23 @@ class Benchmark:
     def restart(self) -> None:
         """Run what follows in a fresh process (plain callables: with nothing kept)."""
         for lane in self._lanes:
+            if lane.job is not None:
+                self._ready.put_back(lane.job)
             lane.stop()
+
+    def close(self) -> None:
+        """End what runs for this kernel, so that the workers are free for the next one, and forget it."""
+        self._drop_unstarted()
+        for lane in self._lanes:
+            if lane.job is not None:
+                self._ready.forget(lane.job)
+            if lane.busy:
+                lane.stop()
+            lane.answer = None
+            lane.withdraw()
+        self._wanted.clear()
+        self._finished.clear()
+        self._is_asked = False
 
     def artifact(self, config: Config) -> Any:
         """What compiling ``config`` gave (None where nothing is compiled); raises KernelError if that failed."""
@@ -217,34 +227,41 @@ class Benchmark:
 
     def _compiled(self, configs: Sequence[Config]) -> list[Compiled]:
         """The configs compiled, in parallel; what is under way goes on meanwhile."""
-        for config in configs:
-            if not self._compilation.knows(config):
-                self._compilation.add(config)
-        try:
+        with self._or_nothing():
+            for config in configs:
+                if not self._compilation.knows(config):
+                    self._compilation.add(config, for_check=True)
             while not all(self._compilation.known(c) is not None for c in configs):
-                self._pump(math.inf)
-        except BaseException:
-            self._abort()
-            raise
+                self._room = math.inf  # for whatever is queued before them
+                self._pump()
+            self._room = min(self._room, self._handful)
         return [known for c in configs if (known := self._compilation.known(c)) is not None]
 
     def _asked(self, method: str, *args: Any, timeout: float) -> Reply:
         """The first lane's answer; it finishes what it times first."""
         lane = self._lanes[0]
-        try:
-            while lane.busy or not lane.is_set_up:
-                self._pump(math.inf)
+        with self._or_nothing():
+            self._is_asked = True
+            while lane.busy or not lane.is_set_up or not self._is_quiet:
+                self._pump()
             while not lane.submit(method, *args, timeout=timeout):
                 self._pump(time.monotonic() + _LOCK_POLL_S)
             while lane.answer is None:
-                self._pump(math.inf)
-        except BaseException:
-            self._abort()
-            raise
+                self._pump()
+        self._is_asked = False
         reply, lane.answer = lane.answer, None
         return reply
 
-    def _pump(self, until: float) -> None:
+    @contextmanager
+    def _or_nothing(self) -> Iterator[None]:
+        """End everything where the body does not: Ctrl-C, or an error, and nobody will ask for the rest."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _pump(self, until: float = math.inf) -> None:
         """Keep everything going that runs by itself; returns when something happened, or at ``until``."""
         self._set_up()
         self._feed()
@@ -256,144 +273,104 @@ class Benchmark:
 
     def _feed(self) -> None:
         """Give compile workers what they may begin with."""
-        if not (self._ready or self._compilation.running or any(lane.job for lane in self._lanes)):
+        is_timing = self._is_asked or any(lane.job for lane in self._lanes)
+        if not (is_timing or self._ready or self._compilation.running):
             self._room = self._handful
-        if self._overlaps or not any(lane.job for lane in self._lanes):
+        if self._overlaps or not is_timing:
             self._room -= self._compilation.feed(self._room)
 
     def _wait(self, until: float) -> None:
-        if self._compilation.has_news or self._finished:
+        if self._compilation.has_news:
             return
         timeout = min(_LONGEST_WAIT_S, until - time.monotonic())
-        if (self._ready and self._may_time) or any(lane.waits_for_lock for lane in self._lanes):
+        if any(lane.waits and (self._is_quiet or not lane.needs_quiet) for lane in self._lanes):
             timeout = min(timeout, _LOCK_POLL_S)
         running = [lane.launcher for lane in self._lanes if lane.launcher.busy]
         wait_for([*self._compilation.running, *running], timeout)
 
     def _take(self, compiled: Compiled) -> None:
-        """What becomes of a compiled config: a trial where it failed, else it waits for a lane."""
-        if not self._wanted[self._key(compiled.config)]:  # compiled for a check
-            return
-        if compiled.failure is not None:
-            self._finished.append(compiled.failure)
-        else:
-            is_spilling = compiled.build.usage.get("stack_bytes", 0) > 0
-            heapq.heappush(self._ready, (is_spilling, next(self._order), compiled))
+        """What becomes of a compiled config: a trial where it failed or its code is known, else it waits for a lane."""
+        trial = compiled.failure or self._ready.add(compiled)
+        if trial is not None:
+            self._finished.append(trial)
 
     @property
-    def _may_time(self) -> bool:
+    def _is_quiet(self) -> bool:
+        """Whether nothing goes on that timing would feel."""
         return self._overlaps or not self._compilation.running
 
-    def _dispatch(self, best_ms: float) -> None:
-        """Give idle lanes what is compiled."""
-        for lane in self._lanes if self._may_time else ():
-            while self._ready and lane.is_set_up and not lane.busy:
-                compiled = self._ready[0][-1]
-                code = compiled.build.code
-                if code not in self._by_code and code not in self._twins:
-                    args = (compiled.config, compiled.build.artifact, best_ms)
-                    if not lane.submit("check_and_time", *args, timeout=self._run_limit, job=compiled):
-                        break
-                heapq.heappop(self._ready)
-                self._join(compiled, lane)
-
-    def _join(self, compiled: Compiled, lane: Lane) -> None:
-        """Note who else waits for the same code, or take the trial that another config of the same code had."""
-        code = compiled.build.code
-        if lane.job is compiled:
-            if code:
-                self._twins[code] = []
-        elif code in self._by_code:
-            self._finished.append(_shared(self._by_code[code], compiled))
-        else:
-            self._twins[code].append(compiled)
+    def _dispatch(self, best_ms: float) -> bool:
+        """Give idle lanes what is compiled; whether another process has a device that would be used."""
+        for lane in self._lanes if self._is_quiet else ():
+            if self._ready and lane.is_set_up and not lane.busy:
+                job = self._ready.first
+                args = (job.config, job.build.artifact, best_ms)
+                if lane.submit("check_and_time", *args, timeout=self._run_limit, job=job):
+                    self._ready.pop()
+        return self._is_quiet and bool(self._ready) and any(lane.is_set_up and not lane.busy for lane in self._lanes)
 
     def _look_at(self, lane: Lane) -> None:
         try:
-            reply = lane.poll() if lane.busy else None
-        except KernelError:
-            if lane is self._lanes[0]:
-                raise
-            self._lanes.remove(lane)  # a second device that can't be used is no reason to stop
+            reply = lane.poll(self._is_quiet) if lane.busy else None
+        except KernelError as error:
+            self._give_up(lane, error)
             return
         if reply is None:
             return
         compiled, lane.job = lane.job, None
         if compiled is None:
             lane.answer = reply
-        else:
+        elif reply.error is None or reply.is_begun:
+            lane.failures = 0
             self._finish(compiled, reply)
+        else:
+            self._ready.put_back(compiled)
+            lane.failures += 1
+            lane.stop()
+            if lane is not self._lanes[0] or lane.failures >= _MOST_FAILURES:
+                self._give_up(lane, KernelError(set_up_failure(reply.error)))
+
+    def _give_up(self, lane: Lane, error: KernelError) -> None:
+        """Go on without a device, unless it is the one that all comparisons are made on."""
+        if lane is self._lanes[0]:
+            raise error
+        lane.stop()
+        self._lanes.remove(lane)
 
     def _finish(self, compiled: Compiled, reply: Reply) -> None:
         self.account.timing.append((reply.began, reply.began + reply.seconds))
-        wrong, readings = reply.value or (None, [])
-        trial = self._trial(compiled, reply, wrong)
-        if trial.ok:
-            trial = replace(trial, latency_ms=summarise(self.kernel.clock, readings), samples_ms=tuple(readings))
-        self._finished.append(trial)
-        if code := compiled.build.code:
-            self._by_code[code] = trial
-            self._finished += [_shared(trial, twin) for twin in self._twins.pop(code, ())]
+        self._finished += self._ready.end(compiled, self._attempts.timed(compiled, reply))
 
-    def _taken(self, wait: bool) -> list[Trial]:
-        """The trials that are known by now, with ``wait`` those of what is being timed too."""
-        while wait and any(lane.job for lane in self._lanes):
-            self._pump(math.inf)
+    def _taken(self) -> list[Trial]:
+        """The trials that became known since the last call."""
         taken, self._finished = self._finished, []
         for trial in taken:
-            self._wanted[self._key(trial.config)] -= 1
-        if wait:
-            self._wanted.clear()
+            key = self._key(trial.config)
+            self._wanted[key] -= 1
+            if not self._wanted[key]:
+                del self._wanted[key]
         return taken
+
+    def _end_late(self) -> None:
+        """Wait for what is being timed, and forget the rest."""
+        self._drop_unstarted()
+        while any(lane.job for lane in self._lanes):
+            self._pump()
+        self._drop_unstarted()  # what a broken device gave back
+        done = Counter(self._key(trial.config) for trial in self._finished)
+        self._wanted = self._wanted & done
 
     def _drop_unstarted(self) -> None:
         self._compilation.drop()
         self._ready.clear()
 
-    def _abort(self) -> None:
-        """End everything that runs, and forget it."""
-        self._drop_unstarted()
-        for lane in self._lanes:
-            if lane.busy:
-                lane.stop()
-        self._wanted.clear()
-        self._twins.clear()
-        self._finished.clear()
+    def _comparison_limit(self, arms: int, yardsticks: bool, blocks: int) -> float:
+        """Seconds; the yardsticks, if any, are two more arms, and the reference runs first where the process is new."""
+        self.start()  # tells how long the reference takes
+        lane = self._lanes[0]
+        compared_s = self._attempts.comparison_limit_s(arms + 2 * yardsticks, blocks, lane.reference_ms)
+        return min(_LONGEST_COMPARISON_S, compared_s + lane.reference_s * (blocks + 2))
 
     @property
     def _run_limit(self) -> float:
-        shortest = SHORTEST_LIMIT_S[self.kernel.clock]
-        if math.isinf(self._quickest_s):
-            reference_s = self._lanes[0].reference_ms / 1e3
-            first_s = max(shortest, _FIRST * reference_s) if reference_s and self._overlaps else math.inf
-            return min(self._limits.run_s, first_s if self._timeouts < _HOPELESS else shortest)
-        return min(self._limits.run_s, max(shortest, _SLOWEST * self._quickest_s))
-
-    def _trial(self, compiled: Compiled, reply: Reply, wrong: str | None) -> Trial:
-        log = "\n".join(text for text in (compiled.log, reply.log) if text)
-        trial = Trial(compiled.config, log=log[-_LOG_LIMIT:], compile_s=compiled.seconds, measure_s=reply.seconds)
-        trial = replace(trial, **described(compiled.build))
-        if reply.error is not None:
-            self._timeouts += isinstance(reply.error, WorkerTimeout)
-            return failed(trial, _run_status(reply.error), reply.error)
-        if wrong is not None:
-            return replace(trial, status=Status.WRONG, reason=f"output {wrong}")
-        self._quickest_s = min(self._quickest_s, reply.seconds)  # of the right ones: a wrong one may do too little
-        return trial
-
-
-def _shared(trial: Trial, compiled: Compiled) -> Trial:
-    """The trial of a config whose code is that of ``trial``'s config."""
-    log = f"the same compiled code as {dict(trial.config)}"
-    return replace(trial, config=compiled.config, compile_s=compiled.seconds, measure_s=0.0, log=log)
-
-
-def _run_status(error: WorkerError) -> Status:
-    if isinstance(error, WorkerTimeout):
-        return Status.RUN_TIMEOUT
-    if isinstance(error, WorkerCrash):
-        return Status.CRASH
-    lacking = isinstance(error, RemoteError) and (
-        error.kind in ("OutOfResources", "OutOfMemoryError") or any(text in str(error) for text in _LACKING)
-    )
-    return Status.OUT_OF_RESOURCES if lacking else Status.RUNTIME_ERROR
+        return self._attempts.limit_s(self._lanes[0].reference_ms)

@@ -16,7 +16,8 @@ from typing import Any
 
 from pytest_kerneltune.account import Span
 from pytest_kerneltune.backends import Build, CompileTask, Kernel
-from pytest_kerneltune.errors import KernelError, WorkerError, WorkerTimeout
+from pytest_kerneltune.backends.claims import BeingMade, GivenUp
+from pytest_kerneltune.errors import KernelError, RemoteError, WorkerError, WorkerTimeout
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Status, Trial
@@ -48,6 +49,7 @@ class _Job:
     config: Config
     task: CompileTask
     limit_s: float
+    for_check: bool
 
 
 class Compilation:
@@ -61,15 +63,24 @@ class Compilation:
         self._kernel, self._space, self._workers, self._cap_s = kernel, space, workers, cap_s
         self._waiting: deque[_Job] = deque()
         self._running: dict[Worker, _Job] = {}
+        self._parked: dict[int, list[_Job]] = {}  # by the process that compiles the same code for another config
         self._done: list[Compiled] = []
         self._known: dict[str, Compiled] = {}
         self._service: Service | None = None
         self._seconds: list[float] = []
         self._timeouts = 0
+        self._limit_s = cap_s
 
-    def add(self, config: Config, limit_s: float = math.inf) -> None:
-        """Have ``config`` compiled, within ``limit_s`` seconds, unless that was done before."""
+    def add(self, config: Config, limit_s: float = math.inf, for_check: bool = False) -> None:
+        """Have ``config`` compiled, within ``limit_s`` seconds, unless that was done before.
+
+        Where that is ``for_check`` it may take as long as any compile may, also if it was killed earlier in less time;
+        and ``collect`` does not tell of it.
+        """
         key = config_key(self._space, config)
+        if for_check and self._was_cut_short(key):
+            del self._known[key]
+            self._workers.forget_claims()
         known, task = self._known.get(key), None
         if known is None:
             try:
@@ -78,15 +89,19 @@ class Compilation:
             except KernelError as error:  # this config has no code
                 known = Compiled(config, failure=failed(Trial(config), Status.COMPILE_ERROR, error))
         if task is not None:
-            self._waiting.append(_Job(key, config, task, limit_s))
+            self._waiting.append(_Job(key, config, task, limit_s, for_check))
         elif known is not None:
             self._known[key] = known
-            self._done.append(known)
+            if not for_check:
+                self._done.append(known)
 
     def knows(self, config: Config) -> bool:
-        """Whether ``config`` is compiled or will be."""
+        """Whether ``config`` is compiled or will be; one that had less time than a compile may take is not known."""
         key = config_key(self._space, config)
-        return key in self._known or any(job.key == key for job in [*self._waiting, *self._running.values()])
+        if key in self._known:
+            return not self._was_cut_short(key)
+        parked = (job for jobs in self._parked.values() for job in jobs)
+        return any(job.key == key for job in (*self._waiting, *self._running.values(), *parked))
 
     def known(self, config: Config) -> Compiled | None:
         """What compiling ``config`` gave, if it has been compiled."""
@@ -100,19 +115,25 @@ class Compilation:
                 fed += 1
                 job = self._waiting.popleft()
                 self._running[worker] = job
-                limit_s = min(job.limit_s, self.limit_s)
-                worker.submit(self._service_of(job.task), job.task.method, *job.task.args, timeout=limit_s)
+                task = job.task
+                worker.submit(self._service_of(task), task.method, *task.args, timeout=self._limit_of(job))
         return fed
 
     def collect(self) -> list[Compiled]:
-        """What has been compiled since the last call."""
+        """What has been compiled since the last call, once for each ``add``."""
         for worker, job in list(self._running.items()):
-            worker.allow(min(job.limit_s, self.limit_s))
+            worker.allow(self._limit_of(job))
+            pid = worker.pid
             if (reply := worker.poll()) is not None:
                 del self._running[worker]
                 self._spans.append((reply.began, reply.began + reply.seconds))
+                self._waiting.extendleft(self._parked.pop(pid, ()))
+                if self._is_parked(job, reply):
+                    continue
+                self._learn(reply)
                 self._known[job.key] = compiled = self._classified(job.config, reply)
-                self._done.append(compiled)
+                if not job.for_check:
+                    self._done.append(compiled)
         done, self._done = self._done, []
         return done
 
@@ -133,6 +154,16 @@ class Compilation:
         A multiple of what nine of ten took that ended by themselves. (Helion counts those that were killed with the
         time they had; where one in ten hangs, that drives the limit up to the cap.)
         """
+        return self._limit_s
+
+    def _limit_of(self, job: _Job) -> float:
+        return self._cap_s if job.for_check else min(job.limit_s, self._limit_s)
+
+    def _was_cut_short(self, key: str) -> bool:
+        failure = self._known[key].failure if key in self._known else None
+        return failure is not None and failure.status is Status.COMPILE_TIMEOUT and failure.compile_s < self._cap_s
+
+    def _learnt_limit_s(self) -> float:
         if len(self._seconds) >= _FEWEST:
             usual_s = quantiles(self._seconds, n=10, method="inclusive")[-1]
             return min(self._cap_s, max(_SHORTEST_S, _SLOWEST_OF * usual_s))
@@ -143,7 +174,10 @@ class Compilation:
         """Forget what waits and end what runs."""
         for worker in self._running:
             worker.kill()
+        if self._running:
+            self._workers.forget_claims()
         self._running.clear()
+        self._parked.clear()
         self._waiting.clear()
         self._done.clear()
 
@@ -153,20 +187,37 @@ class Compilation:
             service = self._service = Service(task.target, task.target_args)
         return service
 
-    def _classified(self, config: Config, reply: Reply) -> Compiled:
-        trial = Trial(config, compile_s=reply.seconds, log=reply.log[-_LOG_LIMIT:])
+    def _is_parked(self, job: _Job, reply: Reply) -> bool:
+        """Whether the same code is being compiled for another config: then ``job`` is tried again after that."""
+        if not (isinstance(reply.error, RemoteError) and reply.error.kind == BeingMade.__name__):
+            return False
+        pid = str(reply.error).rpartition(" ")[2]
+        holder = next((worker.pid for worker in self._running if str(worker.pid) == pid), 0)
+        if holder:
+            self._parked.setdefault(holder, []).append(job)
+        else:  # it is done by now
+            self._waiting.append(job)
+        return True
+
+    def _learn(self, reply: Reply) -> None:
         if reply.error is None:
             self._seconds.append(reply.seconds)
+        self._timeouts += isinstance(reply.error, WorkerTimeout)
+        self._limit_s = self._learnt_limit_s()
+
+    def _classified(self, config: Config, reply: Reply) -> Compiled:
+        log = reply.log[-_LOG_LIMIT:]
+        trial = Trial(config, compile_s=reply.seconds, log=log)
+        if reply.error is None:
             build = reply.value if isinstance(reply.value, Build) else Build(reply.value)
             failure = None
             if build.refused:
                 failure = replace(trial, status=Status.OUT_OF_RESOURCES, reason=build.refused, **described(build))
-            return Compiled(config, build, failure, reply.seconds, reply.log)
-        status = Status.COMPILE_ERROR
-        if isinstance(reply.error, WorkerTimeout):
-            status = Status.COMPILE_TIMEOUT
-            self._timeouts += 1
-        return Compiled(config, Build(), failed(trial, status, reply.error), reply.seconds, reply.log)
+            return Compiled(config, build, failure, reply.seconds, log)
+        given_up = isinstance(reply.error, RemoteError) and reply.error.kind == GivenUp.__name__
+        is_timeout = given_up or isinstance(reply.error, WorkerTimeout)
+        status = Status.COMPILE_TIMEOUT if is_timeout else Status.COMPILE_ERROR
+        return Compiled(config, Build(), failed(trial, status, reply.error), reply.seconds, log)
 
 
 def config_key(space: ConfigSpace, config: Config) -> str:
@@ -184,4 +235,5 @@ def failed(trial: Trial, status: Status, error: Exception) -> Trial:
     """``trial`` with how and why it failed."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     log = (error.log if isinstance(error, WorkerError) else "") or trial.log
-    return replace(trial, status=status, reason=lines[0][:_REASON_LIMIT], log=log[-_LOG_LIMIT:])
+    reason = "".join(c if c.isprintable() else "?" for c in lines[0][:_REASON_LIMIT])
+    return replace(trial, status=status, reason=reason, log=log[-_LOG_LIMIT:])

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -65,6 +66,41 @@ def visible_devices(environ: Mapping[str, str]) -> list[Device]:
     if any(device.parent for device in chosen) and not all(device.parent for device in chosen):
         return []
     return [replace(device, index=i) for i, device in enumerate(chosen)]
+
+
+class Lookup:
+    """The devices that a process with an environment may use, looked up in a thread: nvidia-smi may take seconds where
+    no daemon keeps the driver awake, and for ever where the driver hangs.
+
+    The thread does not keep the process from ending.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
+        self._found: tuple[list[Device], list[Device]] = ([], [])
+        self._thread = threading.Thread(target=self._look, name="kerneltune-devices", daemon=True)
+        self._thread.start()
+
+    @property
+    def visible(self) -> list[Device]:
+        """As ``visible_devices``; waits for the answer."""
+        self._thread.join()
+        return self._found[0]
+
+    @property
+    def free(self) -> list[Device]:
+        """Those of ``visible`` on which nobody else computed when they were looked up; waits for the answer."""
+        self._thread.join()
+        return self._found[1]
+
+    def is_known(self, within_s: float = 0.0) -> bool:
+        """Whether nobody needs to wait any more, at the latest ``within_s`` seconds from now."""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+    def _look(self) -> None:
+        devices = visible_devices(self._environ)
+        self._found = devices, unoccupied(devices) if devices else []
 
 
 def _named(gpus: Sequence[_Gpu], entries: Sequence[str]) -> list[Device]:

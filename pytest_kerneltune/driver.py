@@ -130,6 +130,9 @@ class Driver:
         except LLMError as error:
             self._drop_late()
             run.stopped, run.error = "the language model failed", str(error)
+        except Exception:  # the search's own: the compilers are wanted for the next kernel
+            self._drop_late()
+            raise
         finally:
             proposals.close()
             run.seconds = time.monotonic() - self._start
@@ -229,8 +232,6 @@ class Driver:
         if configs and not measured and not self._run.trials:
             # However small the time budget is, one config gets measured.
             measured = self._bench_trials(configs[:1], math.inf, None)
-        if time.monotonic() >= self._deadline:
-            self._under_way.clear()
         return measured
 
     def _bench_trials(self, configs: Sequence[Config], deadline: float, enough: int | None) -> list[Trial]:

@@ -56,7 +56,9 @@ def pick_winner(
     blocks: dict[str, list[float]] = {name: [] for name in arms}
     left, end = list(arms), now() + limit_s
     while len(left) > 1 and len(blocks[left[0]]) < _MOST_BLOCKS:
-        fresh = bench.compare({name: arms[name] for name in left}, False, _ROUND)
+        # A round goes through its arms forward and backward: the middle one would else never change place.
+        turn = len(blocks[left[0]]) // _ROUND % len(left)
+        fresh = bench.compare({name: arms[name] for name in [*left[turn:], *left[:turn]]}, False, _ROUND)
         for name, values in fresh.items():
             blocks[name] += values
         left = undecided(blocks, left)

@@ -27,10 +27,14 @@ class Lane:
         self.is_set_up = False
         self.method = ""
         """What the station's clock is, in words."""
+        self.reference_s = 0.0
+        """How long running the reference for the first time took."""
         self.reference_ms = 0.0
         """How long the reference takes; 0 where that is not known."""
         self.instrument: Mapping[str, Any] = {}
         """What was measured of the clock (``instrument.Instrument`` as JSON); empty where it was not."""
+        self.failures = 0
+        """How often running, one after the other, a new process could not be set up as the first one was."""
         self._turn = turn
         self._release: Release | None = None
         self._setting_up = ""
@@ -42,9 +46,14 @@ class Lane:
         return self.launcher.busy or bool(self._setting_up)
 
     @property
-    def waits_for_lock(self) -> bool:
-        """Whether setting up goes on as soon as the device is free."""
+    def waits(self) -> bool:
+        """Whether the next step of setting up has not begun."""
         return bool(self._setting_up) and not self.launcher.busy
+
+    @property
+    def needs_quiet(self) -> bool:
+        """Whether that step measures a clock, which is not to be disturbed."""
+        return self._setting_up in (_INSTRUMENT, _REFERENCE)
 
     def set_up(self, timed: bool, gauged: bool) -> None:
         """Start building the station, then running the reference: what nobody's timing feels needs no lock.
@@ -53,24 +62,23 @@ class Lane:
         """
         self._steps = [_BUILD, _EXPECT, *([_INSTRUMENT] if gauged else []), *([_REFERENCE] if timed else [])]
         self._setting_up = _BUILD
-        self.launcher.submit(_BUILD, timeout=SET_UP_LIMIT_S)
+        self._start(_BUILD, timeout=SET_UP_LIMIT_S)
 
     def submit(self, method: str, *args: Any, timeout: float, job: Compiled | None = None) -> bool:
         """Ask the station for ``method(*args)``; False where the device is in use by another process."""
         if (release := self._turn.take()) is None:
             return False
-        self.job, self._release = job, release
-        try:
-            self.launcher.submit(method, *args, timeout=timeout)
-        except BaseException:
-            self.stop()
-            raise
+        self.job, self.answer, self._release = job, None, release
+        self._start(method, *args, timeout=timeout)
         return True
 
-    def poll(self) -> Reply | None:
-        """The reply to what was submitted, None while there is none. Raises KernelError where setting up failed."""
+    def poll(self, is_quiet: bool = True) -> Reply | None:
+        """The reply to what was submitted, None while there is none. Raises KernelError where setting up failed.
+
+        Only where it ``is_quiet`` does setting up go on with what measures a clock.
+        """
         if not self.launcher.busy:
-            self._go_on()
+            self._go_on(is_quiet)
             return None
         if (reply := self.launcher.poll()) is None:
             return None
@@ -78,22 +86,29 @@ class Lane:
         if not self._setting_up:
             return reply
         self._take_set_up(reply)
+        self._go_on(is_quiet)
         return None
 
     def stop(self) -> None:
         """End what runs; the next request is served by a fresh process."""
         self.launcher.restart()
-        self.job, self._setting_up = None, ""
+        self.job, self.answer, self._setting_up = None, None, ""
         self._unlock()
         self.withdraw()
 
     def withdraw(self) -> None:
         """Let others have the device: nothing is to be run here for now."""
-        if not self._setting_up:
-            self._turn.withdraw()
+        self._turn.withdraw()
 
-    def _go_on(self) -> None:
-        if self._setting_up:
+    def _start(self, method: str, *args: Any, timeout: float) -> None:
+        try:
+            self.launcher.submit(method, *args, timeout=timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _go_on(self, is_quiet: bool) -> None:
+        if self._setting_up and (is_quiet or not self.needs_quiet):
             self.submit(self._setting_up, timeout=REFERENCE_LIMIT_S)
 
     def _take_set_up(self, reply: Reply) -> None:
@@ -101,16 +116,14 @@ class Lane:
         if reply.error is not None:
             raise KernelError(set_up_failure(reply.error))
         if step == _EXPECT:
-            self.method = str(reply.value)
+            self.method, self.reference_s = str(reply.value), reply.seconds
         elif step == _INSTRUMENT:
             self.instrument = reply.value
         elif step == _REFERENCE:
             self.reference_ms = float(reply.value)
         following = self._steps[self._steps.index(step) + 1 :]
         self.is_set_up = not following
-        if following:
-            self._setting_up = following[0]
-            self._go_on()
+        self._setting_up = following[0] if following else ""
 
     def _unlock(self) -> None:
         release, self._release = self._release, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import tempfile
 import threading
@@ -9,12 +10,13 @@ import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any, Protocol
 
-from pytest_kerneltune.backends import Kernel
+from pytest_kerneltune.backends import Kernel, claims
 from pytest_kerneltune.errors import RemoteError, WorkerTimeout
 from pytest_kerneltune.station import Station
 from pytest_kerneltune.worker import Reply, Service, Worker
@@ -102,7 +104,7 @@ class LocalLauncher(Launcher):
         if self._station is None and method not in _WITHOUT_REFERENCE:
             expected = self._served("expect", timeout=REFERENCE_LIMIT_S)
             if expected.error is not None:
-                return expected
+                return replace(expected, is_begun=False)
         start = time.monotonic()
         try:
             self._station = self._station or Station(self._kernel.program(), self._kernel.clock)
@@ -142,6 +144,8 @@ class RemoteLauncher(Launcher):
 
     def submit(self, method: str, *args: Any, timeout: float) -> None:
         assert self._request is None, "a launcher serves one request at a time"
+        if self._worker.busy:  # for another kernel's launcher, which will never ask for the reply
+            self._worker.kill()
         self._request = self._served(method, *args, timeout=timeout)
         next(self._request)
 
@@ -164,7 +168,7 @@ class RemoteLauncher(Launcher):
             # A new process runs the reference anew, which may take longer than a config may.
             expected = yield from self._exchanged("expect", timeout=REFERENCE_LIMIT_S)
             if expected.error is not None:
-                return expected
+                return replace(expected, is_begun=False)
         reply = yield from self._exchanged(method, *args, timeout=timeout)
         if isinstance(reply.error, RemoteError) and self._clock == "cuda" and method != "healthy":
             health = yield from self._exchanged("healthy", timeout=SHORTEST_LIMIT_S["cuda"])
@@ -217,6 +221,12 @@ class Workers:
             self._launching(env).start(_LAUNCHERS_NEED)
         for worker in self.compilers():
             worker.start(_COMPILERS_NEED)
+
+    def forget_claims(self) -> None:
+        """Have what was given up by compilers that were killed compiled again."""
+        if self._scratch is not None:
+            for folder in Path(self._scratch.name).glob(f"{claims.FOLDER}*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         for worker in [*self._compilers, *self._launchers.values()]:

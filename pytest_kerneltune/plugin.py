@@ -115,13 +115,18 @@ class Run:
 
         return header_line(self._settings)
 
-    def pytest_sessionstart(self) -> None:
+    def _warm(self) -> None:
+        """Have the session get ready for kernels on a GPU, where this process will tune any."""
         option = self._config.getoption
         controls = option("dist", "no") != "no" and not hasattr(self._config, "workerinput")
         if self._settings.searching and not controls and not option("collectonly"):
-            self.session().warm()  # while the tests are collected
+            self.session().warm()
+
+    def pytest_sessionstart(self) -> None:
+        self._warm()  # while the tests are collected
 
     def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
+        self._warm()
         if not hasattr(self._config, "workerinput"):  # xdist would take a usage error there for a crash
             for item in items:
                 _judging(item)

@@ -23,7 +23,7 @@ from pytest_kerneltune.baseline import baseline_path, device_slug, load_baseline
 from pytest_kerneltune.benchmark import Benchmark, Limits, Site
 from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
-from pytest_kerneltune.devices import Device, alike, device_of, parent_uuid, pinned, unoccupied, visible_devices
+from pytest_kerneltune.devices import Lookup, alike, device_of, parent_uuid, pinned
 from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.gate import Policy
@@ -39,6 +39,7 @@ from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 
 _CODE = "code"  # where compiled kernels are kept in the cache, of kinds that have no place of their own
+_PATIENCE_S = 0.5  # for nvidia-smi's answer, which takes a tenth of it as a rule, before tests are collected
 _DIGEST = 16  # hex digits of a digest in a baseline: enough to tell two kernels' inputs apart, short enough to read
 
 
@@ -77,6 +78,7 @@ class Session:
         self.instruments: dict[Clock, Mapping[str, Any]] = {}
         """What was measured of each clock when this process first used it."""
         self._evaluations: dict[tuple[str, str, str], Evaluation] = {}
+        self._is_warm = False
 
     def device(self, kernel: Kernel) -> DeviceInfo:
         """The device that the kernel runs on."""
@@ -118,28 +120,34 @@ class Session:
         return Benchmark(workload.kernel, workload.space, self._workers, limits, sites, workload.modules, gauged)
 
     def warm(self) -> None:
-        """Get the processes ready that kernels on a GPU will need, where there is one; does not wait for them."""
-        if self._visible and all(find_spec(name) for name in ("torch", "triton")):
-            chosen = alike(self._free, self._visible[0])
-            self._workers.warm([pinned(self._visible, 0, d) for d in chosen] if len(self._visible) > 1 else [{}])
+        """Get the processes ready that kernels on a GPU will need, where there is one; does not wait for them.
+
+        Does nothing where it is not known soon whether there is one: to be called again then.
+        """
+        if self._is_warm or not all(find_spec(name) for name in ("torch", "triton")):
+            return
+        patience_s = 0.0 if "_lookup" in self.__dict__ else _PATIENCE_S
+        if not self._lookup.is_known(patience_s):
+            return
+        self._is_warm = True
+        if visible := self._lookup.visible:
+            chosen = alike(self._lookup.free, visible[0])
+            self._workers.warm([pinned(visible, 0, d) for d in chosen] if len(visible) > 1 else [{}])
 
     def _sites(self, kernel: Kernel) -> list[Site]:
         """Where the kernel may run: on its own device first, on others like it that nobody uses."""
         device = self.device(kernel)
-        own = device_of(self._visible, device.uuid) if kernel.clock == "cuda" else None
-        if own is None or not kernel.isolated or len(self._visible) == 1:
+        visible = self._lookup.visible if kernel.clock == "cuda" else []
+        own = device_of(visible, device.uuid)
+        if own is None or not kernel.isolated or len(visible) == 1:
             return [Site({}, DeviceTurn(own.uuid if own else device.uuid or device.name))]
-        chosen = alike(self._free, own)
-        return [Site(pinned(self._visible, own.index, d), DeviceTurn(d.uuid)) for d in chosen]
+        chosen = alike(self._lookup.free, own)
+        return [Site(pinned(visible, own.index, d), DeviceTurn(d.uuid)) for d in chosen]
 
     @cached_property
-    def _visible(self) -> list[Device]:
-        return visible_devices(environment())
-
-    @cached_property
-    def _free(self) -> list[Device]:
-        """Asked once, before there are processes of our own on any of them."""
-        return unoccupied(self._visible)
+    def _lookup(self) -> Lookup:
+        """Begun once, before there are processes of our own on any device."""
+        return Lookup(environment())
 
     @cached_property
     def recorded(self) -> Mapping[str, str]:
@@ -183,6 +191,9 @@ class _Evaluator:
             return self._gated(bench, choice)
         except KernelError as error:
             return Evaluation(self._outcome(None, verdicts.broken(self._workload.name, str(error))))
+        finally:
+            if bench is not None:
+                bench.close()
 
     def _run_once(self, bench: Benchmark) -> Evaluation:
         choice = best_known(self._workload, self._baseline, self._session.cache)

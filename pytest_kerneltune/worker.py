@@ -30,7 +30,7 @@ import tempfile
 import time
 import traceback
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection, Pipe, wait
@@ -56,13 +56,15 @@ class Service:
 @dataclass(frozen=True)
 class Reply:
     """How a request ended: ``value``, or ``error``; ``log`` is what was printed, ``seconds`` the wall time it took from
-    ``began`` (monotonic s, on the clock that all processes of a machine share)."""
+    ``began`` (monotonic s, on the clock that all processes of a machine share). ``is_begun`` is False where the request
+    never ran, because what it needs (the reference, in a new process) failed with ``error``."""
 
     value: Any = None
     error: WorkerError | None = None
     log: str = ""
     seconds: float = 0.0
     began: float = 0.0
+    is_begun: bool = True
 
     def unwrap(self) -> Any:
         """The value; raises the error."""
@@ -87,7 +89,13 @@ class Worker:
         self._limit = 0.0
         self._ready = False
         self._finalizer: Any = None
+        self._forget_log: Callable[[], Any] = lambda: None
         self.busy = False
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 where there is no process."""
+        return 0 if self._process is None else self._process.pid
 
     @property
     def connection(self) -> Connection:
@@ -170,20 +178,20 @@ class Worker:
         """Kill the process group now, with what it is doing; the next request starts a new process."""
         if self._finalizer is not None:
             self._finalizer()
-        self._services, self.busy = [], False
+        # One that a driver keeps for ever is not waited for.
+        self._process, self._services, self.busy = None, [], False
 
     def close(self) -> None:
         """Kill, and forget what was printed."""
         self.kill()
-        if self._log is not None:
-            self._log.close()
+        self._forget_log()
 
     def _spawn(self, imports: Sequence[str]) -> None:
         self.close()
         self._log = tempfile.TemporaryFile(prefix="kerneltune-")  # noqa: SIM115 - lives as long as the worker
         # Appending, whatever was cut off the file meanwhile (the mode "a" does not reach an unnamed file's descriptor).
         fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
-        weakref.finalize(self, self._log.close)
+        self._forget_log = weakref.finalize(self, self._log.close)
         ours, theirs = Pipe()
         path = [str(p) for p in sys.path]
         with theirs:

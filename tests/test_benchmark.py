@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
@@ -11,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import pytest
 from pytest_kerneltune import CKernel, PythonKernel, choice, integer
 from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.benchmark import Benchmark, Limits, Site
+from pytest_kerneltune.compilation import Compilation
 from pytest_kerneltune.errors import KernelError, UsageError, WorkerCrash, WorkerTimeout
 from pytest_kerneltune.launcher import Launcher, Workers
 from pytest_kerneltune.space import ConfigSpace
@@ -353,10 +352,11 @@ def test_the_limit_of_a_run_follows_what_is_known(replies: list[Reply], limits: 
 )
 def test_the_limit_of_a_compile_is_shortened_where_none_ever_ends(replies: list[Reply], limits: list[float]) -> None:
     recorded = Recorded(*replies)
-    bench = Benchmark(kernel_with(), SPACE, recorded, Limits())
+    compilation = Compilation(kernel_with(), SPACE, recorded, 60.0)
     for i in range(len(replies)):
-        with contextlib.suppress(KernelError):
-            bench.artifact(config("right", i))
+        compilation.add(config("right", i))
+        compilation.feed(1)
+        compilation.collect()
     assert recorded.limits == limits
 
 
@@ -425,21 +425,13 @@ def test_a_deadline_that_has_passed_measures_no_more_than_is_under_way(bench: Be
     assert bench.measure([config("right", n) for n in range(3)], deadline=time.monotonic() - 1) == []
 
 
-def test_on_host_clocks_configs_are_timed_while_no_compiler_runs(workers: Workers, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    text = f'echo compile >> {log}; cc "$@"; status=$?; echo compiled >> {log}; exit $status'
-    bench = Benchmark(kernel_with(compiler=compiler(tmp_path, text)), SPACE, workers, QUICK)
-
-    def done(_: Trial) -> None:
-        with log.open("a") as file:
-            file.write("timed\n")
-
-    trials = bench.measure([config("right", n) for n in range(20)], done=done)
-    assert len(trials) == 20
-    lines = log.read_text().split()
-    running = list(accumulate({"compile": 1, "compiled": -1, "timed": 0}[line] for line in lines))
-    assert all(count == 0 for count, line in zip(running, lines, strict=True) if line == "timed")
-    assert lines.index("timed") < lines.count("compile") + lines.count("compiled")  # not only when all are compiled
+def test_on_host_clocks_configs_are_timed_while_no_compiler_runs(workers: Workers) -> None:
+    bench = Benchmark(kernel_with({"right": "volatile int size = SIZE;"}), SPACE, workers, QUICK)
+    assert len(bench.measure([config("right", n) for n in range(20)])) == 20
+    compiling, timing = bench.account.compiling, bench.account.timing
+    assert len(compiling) == len(timing) == 20
+    assert not any(began < ended and end > start for start, ended in timing for began, end in compiling)
+    assert min(timing) < max(compiling)  # not only when all are compiled
 
 
 # Interrupts
@@ -522,6 +514,22 @@ def test_a_python_kernel_is_compared_in_this_process() -> None:
     assert min(bench.compare({"b": {"n": 1000}}, False, 3)["b"]) > 0
 
 
+def test_a_comparison_has_no_more_time_than_its_blocks_may_take() -> None:
+    class Comparing(Recorded):
+        def submit(self, method: str, *args: Any, timeout: float) -> None:
+            super().submit(method, *args, timeout=timeout)
+            if method == "compare":
+                self.limits.append(timeout)
+                self.reply = Reply({name: [1.0] for name in args[0]})
+
+    recorded = Comparing(ran(0.001))
+    bench = Benchmark(PythonKernel(int), ConfigSpace({"n": integer(0, 99)}), recorded, Limits())
+    bench.measure([{"n": 1}])
+    bench.compare({"a": {"n": 1}, "b": {"n": 2}}, False, 2)
+    bench.compare({"a": {"n": 1}}, True, 1)
+    assert recorded.limits == [30, 2 * 2 * 4, (2 + 2 * 2) * 3]
+
+
 # The device's lock
 
 
@@ -567,10 +575,15 @@ def test_the_lock_is_given_back_after_every_failure(workers: Workers) -> None:
     with pytest.raises(KernelError):
         bench.compare({"a": config("abort")}, False, 1)
     assert not lock.locked()
-    assert len(entered) == 7  # setting up among them
+    assert len(entered) == 6  # setting up among them
 
 
 # Sharing
+
+
+def test_a_kernel_that_was_given_up_while_it_was_set_up_holds_nobody_up(workers: Workers) -> None:
+    Benchmark(kernel_with(), SPACE, workers, QUICK).begin()
+    assert Benchmark(kernel_with(), SPACE, workers, QUICK).check(config("right")).ok
 
 
 def test_kernels_of_one_run_share_their_workers(workers: Workers) -> None:

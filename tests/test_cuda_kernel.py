@@ -461,7 +461,9 @@ def test_without_a_gpu_there_is_nothing_to_compile_for() -> None:
 @pytest.mark.parametrize("name", ["grid", "block", "shared_bytes", "options"])
 def test_a_callable_that_reads_what_the_space_does_not_have_is_named(name: str) -> None:
     arguments: dict[str, Any] = {"grid": 1, "block": 32, name: lambda config: config["TILE"]}
-    with pytest.raises(UsageError, match=rf"CudaKernel\({name}=...\) reads 'TILE', which is not in the config"):
+    with pytest.raises(
+        UsageError, match=rf"CudaKernel\({name}=...\) reads 'TILE', which is not among what it is given"
+    ):
         CudaKernel(SCALE, "scale", (1.5,), **arguments).compile_task({"ROWS": 1})
 
 

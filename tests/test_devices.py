@@ -14,6 +14,7 @@ import pytest
 from pytest_kerneltune.devices import (
     VISIBLE,
     Device,
+    Lookup,
     alike,
     device_of,
     of_xdist_worker,
@@ -259,6 +260,24 @@ def test_finding_devices_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_lookup_waits_for_nobody_until_it_is_asked(smi: Smi, tmp_path: Path) -> None:
+    smi(gpu(0, A), gpu(1, B), processes=f"{B}, {2**22 + 1}, python")
+    script = tmp_path / "nvidia-smi"
+    script.write_text(script.read_text().replace("\n", f"\nuntil [ -e {tmp_path}/go ]; do sleep 0.05; done\n", 1))
+    lookup = Lookup({})
+    assert not lookup.is_known()
+    assert not lookup.is_known(within_s=0.1)
+    (tmp_path / "go").touch()
+    assert [device.uuid for device in lookup.visible] == [A, B]
+    assert [device.uuid for device in lookup.free] == [A]
+    assert lookup.is_known()
+
+
+def test_a_lookup_without_devices() -> None:
+    lookup = Lookup({VISIBLE: ""})
+    assert (lookup.visible, lookup.free) == ([], [])
 
 
 # On a GPU

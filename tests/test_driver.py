@@ -634,6 +634,27 @@ def test_what_was_measured_late_survives_a_model_that_fails() -> None:
     assert found(run.trials) == kept == [10]
 
 
+def test_nothing_stays_under_way_where_a_search_fails() -> None:
+    machine = Pipeline(slow=frozenset({30}))
+    search = Scripted([Batch(ns(10, 30), enough=1), [{"no such": 1}]])
+    with pytest.raises(SpaceError):
+        Driver(machine, SPACE).drive(search, RNG)
+    assert machine.running == []
+
+
+def test_nothing_stays_under_way_where_the_time_ends_as_enough_is_known() -> None:
+    class Slow(Pipeline):
+        def measure(self, *args: Any, **options: Any) -> list[Trial]:
+            trials = super().measure(*args, **options)
+            time.sleep(0.1)
+            return trials
+
+    machine = Slow(slow=frozenset({30}))
+    run = Driver(machine, SPACE, Budget(seconds=0.1)).drive(Scripted([Batch(ns(10, 30), enough=1), ns(20)]), RNG)
+    assert found(run.trials) == [10]
+    assert machine.running == []
+
+
 def test_a_stage_may_have_its_own_limit_for_compiling() -> None:
     machine = Machine()
     driver = Driver(machine, SPACE, compile_limits={"model": 15.0})

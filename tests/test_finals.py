@@ -169,6 +169,12 @@ def test_unclear_cases_take_longer_than_clear_ones_but_not_for_ever() -> None:
     assert sum(costs) / 50 > 2 * 3 * 4
 
 
+def test_finalists_take_turns_at_being_in_the_middle() -> None:
+    machine = Machine({0: 1.0, 1: 1.0, 2: 1.0}, noise=0.05)
+    pick_winner(machine, trials_of((0, 1.0), (1, 1.0), (2, 1.0)))
+    assert [arms for arms, _ in machine.calls[:2]] == [[0, 1, 2], [1, 2, 0]]
+
+
 def ticking(step_s: float) -> Callable[[], float]:
     """A clock that is ``step_s`` later each time somebody looks."""
     times: Iterator[int] = count()

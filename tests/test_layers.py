@@ -21,7 +21,7 @@ HOUSE = [
     ["search"],
     ["files", "nvidia", "devices", "locking", "turns", "gpu", "gpu_timers", "timers", "instrument", "worker"],
     ["introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
-    ["workload", "account", "station", "noise", "launcher", "compilation", "lane", "benchmark"],
+    ["workload", "account", "station", "noise", "launcher", "compilation", "ready", "attempts", "lane", "benchmark"],
     ["family", "cache", "baseline", "recorded", "recording", "comparison"],
     ["options", "settings", "outcome", "driver", "finals", "judging", "adviser", "choosing", "verdicts", "session"],
     ["report", "results", "live"],

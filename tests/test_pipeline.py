@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +16,54 @@ from pytest_kerneltune import integer
 from pytest_kerneltune.backends import CompileTask, Description, Kernel
 from pytest_kerneltune.benchmark import Benchmark, Limits, Site
 from pytest_kerneltune.compilation import Compilation
-from pytest_kerneltune.errors import KernelError, RemoteError, WorkerTimeout
+from pytest_kerneltune.errors import KernelError, RemoteError, UsageError, WorkerTimeout
 from pytest_kerneltune.launcher import Launcher, Workers
+from pytest_kerneltune.locking import try_lock
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Clock, Config, Status, Trial
+from pytest_kerneltune.turns import DeviceTurn
 from pytest_kerneltune.worker import Reply, Service, Worker
 
 SPACE = ConfigSpace({"n": integer(0, 99)})
 COMPILER = """
 import time
+from contextlib import nullcontext
 from pytest_kerneltune.backends import Build
+from pytest_kerneltune.backends.claims import claimed
 
 class Compiler:
-    def compile(self, seconds, build):
-        time.sleep(seconds)
+    def compile(self, seconds, build, key):
+        with claimed(key) if key else nullcontext():
+            time.sleep(seconds)
         return Build(**build)
 """
 
 
 class Known(Kernel):
-    """A kernel on a GPU, config ``n`` of which compiles in ``seconds[n]`` s (0 by default) to ``builds[n]``."""
+    """A kernel on a GPU, config ``n`` of which compiles in ``seconds[n]`` s (0 by default) to ``builds[n]``.
+
+    Configs of equal ``keys[n]`` have the same code.
+    """
 
     kind = "known"
     isolated = True
 
     def __init__(
-        self, seconds: Mapping[int, float] = {}, builds: Mapping[int, Any] = {}, broken: Sequence[int] = ()
+        self,
+        seconds: Mapping[int, float] = {},
+        builds: Mapping[int, Any] = {},
+        broken: Sequence[int] = (),
+        misused: Sequence[int] = (),
+        clock: Clock = "cuda",
+        keys: Mapping[int, str] = {},
     ) -> None:
-        self.seconds, self.builds, self.broken = seconds, builds, broken
+        self.keys = keys
+        self.seconds, self.builds, self.broken, self.misused = seconds, builds, broken, misused
+        self.chosen_clock = clock
 
     @property
     def clock(self) -> Clock:
-        return "cuda"
+        return self.chosen_clock
 
     def describe(self) -> Description:
         return Description(self.kind)
@@ -54,8 +72,11 @@ class Known(Kernel):
         n = config["n"]
         if n in self.broken:
             raise KernelError("there is no code for that")
+        if n in self.misused:
+            raise UsageError("that cannot be written in this language")
         build = {"artifact": n, **self.builds.get(n, {})}
-        return CompileTask("known_compiler:Compiler", (), "compile", (self.seconds.get(n, 0.0), build))
+        arguments = (self.seconds.get(n, 0.0), build, self.keys.get(n, ""))
+        return CompileTask("known_compiler:Compiler", (), "compile", arguments)
 
     def program(self) -> Any:
         raise NotImplementedError
@@ -71,29 +92,41 @@ class Known(Kernel):
 
 
 class Device(Launcher):
-    """Reads ``n`` ms for the artifact ``n`` after some 10 ms; ``asked`` lists the artifacts as they were timed."""
+    """Reads ``n`` ms for the artifact ``n`` after some 10 ms; ``asked`` lists the artifacts as they were timed.
 
-    def __init__(self, broken: bool = False) -> None:
+    From its ``lost_after``-th config on the reference cannot be run again, ``times`` times.
+    """
+
+    def __init__(self, broken: bool = False, lost_after: int = 999, times: int = 999, compare_s: float = 0.01) -> None:
         self.asked: list[int] = []
         self.reply: Reply | None = None
         self.ready_at = 0.0
-        self.broken = broken
+        self.broken, self.lost_after, self.times, self.compare_s = broken, lost_after, times, compare_s
+        self.compared: list[tuple[float, float]] = []
+        self.silent, self._never_closed = Pipe()
 
     @property
     def busy(self) -> bool:
         return self.reply is not None
 
     @property
-    def connection(self) -> None:
-        return None
+    def connection(self) -> Connection:
+        return self.silent
 
     @property
     def seconds_left(self) -> float:
-        return 0.0
+        return max(0.0, self.ready_at - time.monotonic())
 
     def submit(self, method: str, *args: Any, timeout: float) -> None:
-        self.ready_at = time.monotonic() + 0.01
-        if method == "check_and_time":
+        start = time.monotonic()
+        self.ready_at = start + (self.compare_s if method == "compare" else 0.01)
+        if method == "compare":
+            self.compared.append((start, self.ready_at))
+            self.reply = Reply({name: [1.0] * args[2] for name in args[0]})
+        elif method == "check_and_time" and len(self.asked) >= self.lost_after and self.times:
+            self.times -= 1
+            self.reply = Reply(error=RemoteError("RuntimeError", "the device fell off the bus", ""), is_begun=False)
+        elif method == "check_and_time":
             self.asked.append(args[1])
             self.reply = Reply((None, [float(args[1])] * 3), seconds=0.01)
         elif self.broken:
@@ -131,9 +164,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.syspath_prepend(str(tmp_path))
     made: list[Workers] = []
 
-    def make(kernel: Kernel, *devices: Device, compile_s: float = 60.0) -> Benchmark:
+    def make(kernel: Kernel, *devices: Device, compile_s: float = 60.0, sites: Sequence[Site] = ()) -> Benchmark:
         made.append(Devices(*devices))
-        sites = [Site({"place": str(place)}) for place in range(len(devices))]
+        sites = sites or [Site({"place": str(place)}) for place in range(len(devices))]
         return Benchmark(kernel, SPACE, made[-1], Limits(compile_s=compile_s), sites)
 
     yield make
@@ -238,6 +271,27 @@ def test_a_compile_that_hangs_costs_its_own_slot(bench: Bench) -> None:
     assert all(t.ok for t in trials[1:])
 
 
+def test_what_one_worker_compiles_does_not_occupy_another(bench: Bench) -> None:
+    """Config 2 has the code of 1: its turn goes to 3 meanwhile."""
+    made = bench(Known(seconds={1: 2.0, 2: 0.1}, keys={1: "ab", 2: "ab"}), Device())
+    made.check({"n": 9})
+    order: list[int] = []
+    made.measure(ns(1, 2, 3), done=lambda trial: order.append(trial.config["n"]))
+    assert order == [3, 1, 2]
+
+
+def test_code_that_a_worker_was_killed_over_is_given_up_at_once(bench: Bench) -> None:
+    hanging = range(1, 8)
+    made = bench(
+        Known(seconds=dict.fromkeys(hanging, 600.0), keys=dict.fromkeys(hanging, "ab")), Device(), compile_s=2.0
+    )
+    made.check({"n": 9})
+    trials = made.measure(ns(*hanging, 8))
+    assert {t.status for t in trials[:-1]} == {Status.COMPILE_TIMEOUT}
+    assert trials[-1].ok
+    assert sum("killed while it compiled the same code" in t.reason for t in trials) == 6
+
+
 def test_a_deadline_drops_what_still_compiles(bench: Bench) -> None:
     made = bench(Known(seconds={7: 600.0}), Device())
     made.check({"n": 1})
@@ -265,6 +319,108 @@ def test_a_second_device_that_cannot_be_used_is_left_out(bench: Bench) -> None:
 def test_a_first_device_that_cannot_be_used_is_an_error(bench: Bench) -> None:
     with pytest.raises(KernelError, match="the device is broken"):
         bench(Known(), Device(broken=True)).measure(ns(1))
+
+
+def test_a_second_device_that_is_lost_on_the_way_costs_no_config(bench: Bench) -> None:
+    first, second = Device(), Device(lost_after=2)
+    trials = bench(Known(), first, second).measure(ns(*range(12)))
+    assert found(trials) == list(range(12))
+    assert all(t.ok for t in trials)
+    assert len(second.asked) == 2
+
+
+def test_the_only_device_is_tried_some_times_before_it_is_given_up(bench: Bench) -> None:
+    assert all(t.ok for t in bench(Known(), Device(lost_after=2, times=2)).measure(ns(1, 2, 3, 4)))
+    with pytest.raises(KernelError, match="fell off the bus"):
+        bench(Known(), Device(lost_after=2)).measure(ns(1, 2, 3, 4))
+
+
+def test_twins_of_what_is_dropped_are_dropped_and_can_be_asked_for_again(bench: Bench) -> None:
+    class Absent(Device):
+        def poll(self) -> Reply | None:
+            return super().poll() if time.monotonic() > there_at else None
+
+    builds = {1: {"code": "same"}, 2: {"code": "same"}}
+    made = bench(Known(builds=builds), Absent())
+    there_at = time.monotonic() + 600.0
+    assert made.measure(ns(1, 2), deadline=time.monotonic() + 2.0) == []
+    there_at = 0.0
+    assert [t.latency_ms for t in made.measure(ns(2, 1))] == [2.0, 2.0]
+
+
+def test_what_is_timed_when_a_fresh_process_is_wanted_is_timed_again(bench: Bench) -> None:
+    made = bench(Known(builds={2: {"code": "same"}, 3: {"code": "same"}}), Device())
+    known = found(made.measure(ns(1, 2, 3, 4), enough=1))
+    made.restart()
+    assert sorted(known + found(made.measure([]))) == [1, 2, 3, 4]
+
+
+def test_an_error_of_the_user_leaves_nothing_under_way(bench: Bench) -> None:
+    made = bench(Known(misused=[5]), Device())
+    with pytest.raises(UsageError):
+        made.measure(ns(1, 2, 5))
+    assert made.measure([]) == []
+
+
+def test_a_closed_bench_leaves_the_compilers_to_others_and_can_go_on(bench: Bench) -> None:
+    made = bench(Known(seconds={7: 600.0}), Device())
+    made.check({"n": 1})
+    made.measure(ns(7, 1), enough=1)
+    made.close()
+    assert found(made.measure(ns(1, 2))) == [1, 2]
+
+
+def test_who_was_cut_short_in_a_search_gets_its_time_when_it_is_checked(bench: Bench) -> None:
+    made = bench(Known(seconds={5: 1.5}), Device(), compile_s=4.0)
+    made.check({"n": 1})
+    assert made.measure(ns(5), compile_s=0.3)[0].status is Status.COMPILE_TIMEOUT
+    assert made.measure(ns(5))[0].status is Status.COMPILE_TIMEOUT
+    assert made.check({"n": 5}).ok
+    assert made.measure(ns(5))[0].ok
+
+
+def test_what_had_all_its_time_is_not_compiled_again(bench: Bench) -> None:
+    made = bench(Known(seconds={5: 600.0}), Device(), compile_s=1.0)
+    assert made.check({"n": 5}).status is Status.COMPILE_TIMEOUT
+    start = time.monotonic()
+    assert made.check({"n": 5}).status is Status.COMPILE_TIMEOUT
+    assert time.monotonic() - start < 1.0
+
+
+def test_on_host_clocks_nothing_compiles_while_configs_are_compared(bench: Bench) -> None:
+    device = Device(compare_s=0.3)
+    made = bench(Known(dict.fromkeys(range(20), 0.1), clock="thread"), device)
+    made.measure(ns(*range(12)), enough=8)
+    made.compare({"a": {"n": 0}, "b": {"n": 1}}, False, 2)
+    rest = made.measure([])
+    assert len(rest) == 4
+    ((began, ended),) = device.compared
+    assert not any(start < ended and end > began for start, end in made.account.compiling)
+
+
+def test_waiting_costs_no_cpu_time(bench: Bench) -> None:
+    """A failure is known and a config waits for the device while it compares and a compile hangs."""
+    device = Device(compare_s=1.5)
+    refused = {"artifact": None, "refused": "too large"}
+    made = bench(Known(seconds={7: 600.0, 2: 0.1, 3: 0.1}, builds={2: refused}), device)
+    made.check({"n": 1})
+    made.measure(ns(7, 1, 2, 3), enough=1)
+    start = time.process_time()
+    made.compare({"a": {"n": 1}}, False, 2)
+    assert time.process_time() - start < 0.3
+    assert sorted(found(made.measure([], enough=2))) == [2, 3]
+
+
+def test_who_has_to_wait_for_a_device_leaves_the_line_when_nobody_asks_any_more(bench: Bench, tmp_path: Path) -> None:
+    kept = try_lock("gpu", tmp_path)
+    made = bench(Known(), Device(), sites=[Site({}, DeviceTurn("gpu", tmp_path))])
+    assert made.measure(ns(1), deadline=time.monotonic() + 1.0) == []
+    place = try_lock("gpu next", tmp_path)
+    assert place is not None
+    place()
+    assert kept is not None
+    kept()
+    assert made.measure(ns(1))[0].ok
 
 
 # The limit of a compile

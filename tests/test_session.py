@@ -232,3 +232,17 @@ def test_processes_do_not_disturb_each_others_readings(tmp_path: Path) -> None:
     switches = sum(before != after for before, after in pairwise(pids))
     assert len(pids) > 200
     assert switches <= 60  # as often as the lock was taken, not as often as kernels were launched
+
+
+def test_a_driver_that_does_not_answer_keeps_nobody_waiting(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi, late = tmp_path / "nvidia-smi", tmp_path / "late"
+    smi.write_text(f"#!/bin/sh\nsleep 5\ntouch {late}\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    session = opened(autotune="RandomSearch")
+    session.warm()
+    session.warm()
+    assert session.evaluate(workload(lambda n: n)).outcome.verdict.kind == "new"
+    assert not late.exists()

@@ -12,9 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from pytest_kerneltune.backends.tensor_program import Comparison, TensorProgram, checked_outputs  # noqa: E402
+from pytest_kerneltune.backends.tensor_arguments import Comparison, checked_outputs  # noqa: E402
+from pytest_kerneltune.backends.tensor_packing import TensorReducer  # noqa: E402
+from pytest_kerneltune.backends.tensor_program import TensorProgram  # noqa: E402
 from pytest_kerneltune.errors import KernelError, UsageError  # noqa: E402
-from pytest_kerneltune.packing import unpack  # noqa: E402
+from pytest_kerneltune.packing import pack, unpack  # noqa: E402
 from pytest_kerneltune.worker import Service, Worker  # noqa: E402
 
 HERE = sys.modules[__name__]
@@ -334,6 +336,80 @@ def test_integers_that_are_only_written_are_spoilt() -> None:
     assert "1 of 8 elements differ" in str(checked(program, reach=7))
 
 
+FLOATS = ["float16", "bfloat16", "float32", "float64", "complex64"]
+FLOATS += ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
+WHOLE = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
+
+
+def all_but(x: Any, y: Any, left: int = -1) -> None:
+    for i in range(len(y)):
+        if i != left:
+            y[i] = x[i]
+
+
+@pytest.mark.parametrize("name", FLOATS + WHOLE)
+def test_what_a_config_leaves_out_shows_in_outputs_of_any_type(name: str) -> None:
+    x = torch.arange(1.0, 9.0).to(getattr(torch, name))
+    program = in_worker(Program(all_but, (x, y := x.clone()), (y,), lambda: x, EXACT))
+    assert checked(program) is None
+    assert "1 of 8 elements differ" in str(checked(program, left=7))
+
+
+def test_what_a_config_leaves_out_shows_where_nan_is_expected() -> None:
+    x, y = torch.tensor([1.0, float("nan"), 3.0]), torch.zeros(3)
+    program = in_worker(Program(all_but, (x, y), (y,), lambda: x, EXACT))
+    assert checked(program) is None
+    assert "1 of 3 elements differ" in str(checked(program, left=1))
+    assert "1 of 3 elements differ" in str(checked(program, left=0))
+
+
+def test_integers_of_other_types_are_compared_by_value() -> None:
+    x, y = torch.tensor([1, 65535], dtype=torch.uint16), torch.zeros(2, dtype=torch.uint16)
+    for expected, text in (([1, 65535], "None"), ([1, -1], "1 of 2 elements differ")):
+        program = in_worker(Program(all_but, (x, y), (y,), lambda e=expected: torch.tensor(e), EXACT))
+        assert text in str(checked(program))
+
+
+def test_an_expanded_output_is_written_once() -> None:
+    def write(x: Any, y: Any) -> None:
+        y[0] = x
+
+    for dtype in (torch.float32, torch.int32):
+        x, y = torch.tensor(3, dtype=dtype), torch.zeros(1, dtype=dtype).expand(4)
+        program = in_worker(Program(write, (x, y), (y,), lambda x=x: x.expand(4), EXACT))
+        assert [checked(program), checked(program)] == [None, None]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, torch.Tensor.requires_grad_])
+def test_what_requires_a_gradient_has_guards_and_shares_its_memory(kind: Callable[[Any], Any]) -> None:
+    def transposed(weight: Any, y: Any, at: int | None = None) -> None:
+        y.copy_(weight.detach().T)
+        if at is not None:
+            poke(weight, at)
+
+    weight, y = kind(torch.arange(8.0).view(2, 4)), torch.zeros(4, 2)
+    program = in_worker(Program(transposed, (weight, y), (y,), lambda: weight.T, EXACT))
+    assert checked(program) is None
+    assert "outside argument 0: 1 bytes from 0 bytes after its end" in str(checked(program, at=32))
+    assert "argument 0 changed" in str(checked(program, at=30))
+    loaded = unpack(pack([weight, weight.detach()[1]], [], {torch.Tensor: TensorReducer()}))
+    assert type(loaded[0]) is type(weight)
+    assert loaded[0].requires_grad
+    assert loaded[1].data_ptr() == loaded[0].data_ptr() + 16
+
+
+def test_a_conjugated_view_keeps_its_values() -> None:
+    x, y = torch.tensor([1 + 2j]).conj(), torch.zeros(1, dtype=torch.complex64)
+    program = in_worker(Program(all_but, (x, y), (y,), lambda: torch.tensor([1 - 2j]), EXACT))
+    assert checked(program) is None
+
+
+def test_an_output_may_require_a_gradient() -> None:
+    x, y = torch.ones(4), torch.zeros(4, requires_grad=True)
+    program = in_worker(Program(lambda x, y: y.data.copy_(x), (x, y), (y,), lambda: x, EXACT))
+    assert [checked(program), checked(program)] == [None, None]
+
+
 def test_a_reference_that_works_in_place_computes_the_same_each_time() -> None:
     def scale(x: Any) -> None:
         x *= 2
@@ -349,6 +425,29 @@ def test_a_reference_that_works_in_place_computes_the_same_each_time() -> None:
 def returning(function: Callable[..., Any], reference: Callable[[Any], Any]) -> Any:
     x = torch.arange(1.0, 9.0)
     return in_worker(Program(function, (x,), (), lambda: reference(x), EXACT))
+
+
+def test_what_a_reference_changes_is_restored_before_each_launch() -> None:
+    x, y = torch.arange(1.0, 9.0), torch.zeros(8)
+    program = in_worker(Program(twice_then, (x, y), (y,), lambda: x.mul_(2).clone(), EXACT))
+    program.expect()
+    assert program.restores is True
+    harmless = in_worker(Program(twice_then, (x, y), (y,), lambda: torch.mul(x, 2, out=y), EXACT))
+    harmless.expect()
+    assert harmless.restores is False
+
+
+def test_the_reference_multiplies_as_precisely_as_in_the_user_s_process() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        x = torch.zeros(8)
+        packed = Program(twice_then, (x, x), (x,), lambda: x, EXACT).packed([HERE], {})
+        torch.set_float32_matmul_precision("highest")
+        unpack(packed)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_what_a_launch_returns_is_compared_where_nothing_is_an_output() -> None:
@@ -395,6 +494,11 @@ def test_a_returned_result_is_wrong_in_the_memory_that_the_next_launch_may_get()
 def test_a_reference_that_returns_nothing_is_an_error() -> None:
     with pytest.raises(KernelError, match="returned None"):
         returning(lambda x: x, lambda _: None).expect()
+
+
+def test_a_reference_that_returns_no_tensor_is_an_error() -> None:
+    with pytest.raises(KernelError, match="reference= returned a str that cannot be compared"):
+        Program(twice_then, (torch.zeros(2),) * 2, (torch.zeros(2),), lambda: "two", EXACT).expect()
 
 
 def test_without_a_reference_only_writes_outside_are_wrong() -> None:

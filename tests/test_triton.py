@@ -24,8 +24,8 @@ import triton.language as tl  # noqa: E402 - after the skip
 
 from pytest_kerneltune.backends import Kernel  # noqa: E402
 from pytest_kerneltune.backends.jit_source import jit_reducers  # noqa: E402
+from pytest_kerneltune.backends.tensor_arguments import Comparison  # noqa: E402
 from pytest_kerneltune.backends.tensor_packing import TensorReducer  # noqa: E402
-from pytest_kerneltune.backends.tensor_program import Comparison  # noqa: E402
 from pytest_kerneltune.backends.tensors import mismatch  # noqa: E402
 from pytest_kerneltune.backends.toolchain import OfflineDriver, Target, current_target  # noqa: E402
 from pytest_kerneltune.backends.triton import TritonKernel, TritonProgram  # noqa: E402
@@ -69,6 +69,14 @@ def affine_in_parts(x_ptr, y_ptr, counts_ptr, n, BLOCK: tl.constexpr, PARTS: tl.
     else:
         tl.atomic_add(y_ptr + offsets, x * 2 / PARTS, mask=offsets < n)
         tl.atomic_add(counts_ptr, 1)
+
+
+@triton.jit
+def tile_by_descriptors(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    source = tl.make_tensor_descriptor(x_ptr, [n, n], [n, 1], [BLOCK, BLOCK])
+    target = tl.make_tensor_descriptor(y_ptr, [n, n], [n, 1], [BLOCK, BLOCK])
+    row, column = tl.program_id(0) * BLOCK, tl.program_id(1) * BLOCK
+    target.store([row, column], source.load([row, column]))
 
 
 class _OfflineH200(OfflineDriver):
@@ -244,6 +252,23 @@ def test_the_description_names_arguments_and_fixed_settings() -> None:
     assert described.facts == ("BIAS: int 1", "grid: (4, 2)")
 
 
+def test_the_description_of_a_tensor_descriptor_does_not_depend_on_content() -> None:
+    descriptors = pytest.importorskip("triton.tools.tensor_descriptor", reason="this Triton has no tensor descriptors")
+    tiles = [descriptors.TensorDescriptor(t, [4, 16], [16, 1], [2, 16]) for t in (torch.zeros(64), torch.ones(64))]
+    first, other = (TritonKernel(affine, (tile,), (1,)).describe().inputs for tile in tiles)
+    assert first == other
+    assert "float32[64], strides (1,)" in first[0]
+    assert "block_shape: (int 2, int 16)" in first[0]
+
+
+def test_a_function_among_the_arguments_is_part_of_the_kernel() -> None:
+    kernel = TritonKernel(affine, (1, (scaled,)), (1,), kwargs={"BIAS": len, "BLOCK": math.dist, "n": device})
+    described = kernel.describe()
+    assert described.functions == (affine, scaled, device)
+    assert described.inputs[1] == "arg 1 y_ptr: (JITFunction scaled)"
+    assert "n: function device" in described.facts
+
+
 def test_a_model_is_shown_the_grid_which_makes_no_other_kernel() -> None:
     def blocks(config: Any) -> tuple[int]:
         return (PROGRAMS // config["BLOCK"],)
@@ -258,15 +283,25 @@ def test_a_model_is_shown_the_grid_which_makes_no_other_kernel() -> None:
     assert first.fingerprint == other.fingerprint
 
 
+def in_gpu_worker(kernel: TritonKernel, statement: str) -> list[str]:
+    """What ``statement`` prints in a process that has unpacked ``kernel``."""
+    program = "import sys; from pytest_kerneltune.packing import unpack; unpack(sys.stdin.buffer.read());"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_CACHE_DIR": "elsewhere"}
+    command = [sys.executable, "-c", program + statement]
+    done = subprocess.run(command, input=kernel.packed([]), env=env, capture_output=True, check=True)
+    return done.stdout.decode().split()
+
+
 @pytest.mark.skipif(not hasattr(triton, "knobs"), reason="before Triton 3.4 processes inherit the directory")
 def test_the_cache_directory_reaches_the_gpu_worker(cache: Path) -> None:
-    packed = affine_kernel().packed([])
-    program = "import sys; from pytest_kerneltune.packing import unpack; unpack(sys.stdin.buffer.read());"
-    program += "import triton; print(triton.knobs.cache.dir)"
-    path = os.pathsep.join(sys.path)
-    env = {**os.environ, "PYTHONPATH": path, "TRITON_CACHE_DIR": "elsewhere"}
-    done = subprocess.run([sys.executable, "-c", program], input=packed, env=env, capture_output=True, check=True)
-    assert done.stdout.decode().split() == [str(cache)]
+    assert in_gpu_worker(affine_kernel(), "import triton; print(triton.knobs.cache.dir)") == [str(cache)]
+
+
+@pytest.mark.skipif(not hasattr(triton, "knobs"), reason="before Triton 3.4 the allocator is no context variable")
+def test_kernels_that_ask_for_memory_are_given_it_in_the_gpu_worker() -> None:
+    statement = "from triton.runtime._allocation import _allocator; memory = _allocator.get()(100, 16, None);"
+    statement += "print(memory.nbytes, memory.device.type)"
+    assert in_gpu_worker(affine_kernel(), statement) == ["100", device()]
 
 
 @pytest.mark.parametrize(
@@ -274,6 +309,8 @@ def test_the_cache_directory_reaches_the_gpu_worker(cache: Path) -> None:
     [
         ("fn", {"fn": lambda x: x}),
         ("args", {"args": "x"}),
+        ("args", {"args": (torch.zeros(4).numpy(),)}),
+        ("args", {"args": (torch.zeros(4),) * 6}),
         ("kwargs", {"kwargs": [1]}),
         ("grid", {"grid": (1, 2, 3, 4)}),
         ("grid", {"grid": "4"}),
@@ -284,6 +321,7 @@ def test_the_cache_directory_reaches_the_gpu_worker(cache: Path) -> None:
         ("rtol", {"rtol": -1.0}),
         ("atol", {"atol": math.nan}),
         ("check", {"check": True}),
+        ("check", {"check": lambda *_: True}),
     ],
 )
 def test_a_wrong_argument_is_named(argument: str, change: dict[str, Any]) -> None:
@@ -292,13 +330,48 @@ def test_a_wrong_argument_is_named(argument: str, change: dict[str, Any]) -> Non
 
 
 def test_a_grid_that_reads_an_unknown_parameter_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="'BLOCK'"):
-        affine_kernel().compile_task({"num_warps": 4})
+    kernel = TritonKernel(affine, (torch.zeros(4), torch.zeros(4), 4), lambda given: (given["TILE"],))
+    with pytest.raises(UsageError, match=r"grid=...\) reads 'TILE', which is not among what it is given: .*BLOCK"):
+        kernel.compile_task({"BLOCK": 64})
 
 
-def test_a_parameter_both_fixed_and_tuned_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="fixes BIAS"):
-        affine_kernel(kwargs={"BIAS": 1}).compile_task({"BLOCK": 64, "BIAS": 2})
+def test_a_grid_knows_all_that_the_kernel_is_given() -> None:
+    x = torch.zeros(4096, device=device())
+    kernel = TritonKernel(affine, (x, x, 4096), lambda given: (given["n"] // given["BLOCK"], given["BIAS"] + 1))
+    assert kernel.compile_task({"BLOCK": 64}).args[1] == (64, 1)
+    assert kernel.compile_task({"BLOCK": 64, "BIAS": 2}).args[1] == (64, 3)
+
+
+def test_a_config_for_which_there_is_no_grid_cannot_be_launched() -> None:
+    def whole_blocks(config: Any) -> tuple[int]:
+        assert 1000 % config["BLOCK"] == 0, "blocks must be whole"
+        return (1000 // config["BLOCK"],)
+
+    x = torch.zeros(1000, device=device())
+    kernel = TritonKernel(affine, (x, x, 1000), whole_blocks)
+    assert kernel.compile_task({"BLOCK": 8}).args[1] == (125,)
+    with pytest.raises(KernelError, match=r"grid=...\) raised AssertionError: blocks must be whole"):
+        kernel.compile_task({"BLOCK": 64})
+
+
+def test_a_heuristic_that_reads_an_unknown_name_is_a_usage_error() -> None:
+    guided = triton.heuristics({"BIAS": lambda given: given["m"]})(affine)
+    with pytest.raises(UsageError, match="the heuristic of BIAS reads 'm'"):
+        TritonKernel(guided, (torch.zeros(4), torch.zeros(4), 4), (1,)).compile_task({"BLOCK": 64})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "config", "text"),
+    [
+        ({"BIAS": 1}, {"BLOCK": 64, "BIAS": 2}, "fixes BIAS, which the space tunes"),
+        ({}, {"BLOCK": 64, "n": 2}, "fixes n, which the space tunes"),
+        ({}, {"num_warps": 4}, "affine needs BLOCK: give it in"),
+    ],
+)
+def test_every_parameter_is_given_once(keywords: dict[str, Any], config: dict[str, Any], text: str) -> None:
+    kernel = TritonKernel(affine, (torch.zeros(4), torch.zeros(4), 4), (1,), kwargs=keywords)
+    with pytest.raises(UsageError, match=text):
+        kernel.compile_task(config)
 
 
 def test_triton_s_own_autotuning_is_taken_off_with_a_warning() -> None:
@@ -438,6 +511,14 @@ def test_mismatch_names_the_largest_errors() -> None:
     assert "worst at (1, 1): 8, expected 5; max absolute error 3, max relative error 0.6" in found
 
 
+def test_a_large_tensor_is_compared_to_its_end() -> None:
+    actual, expected = (torch.zeros((1 << 15) + 1, 1 << 10, dtype=torch.int8) for _ in range(2))
+    actual[-1, 3] = 1
+    assert mismatch(actual, expected, None, None) == "1 of 33555456 elements differ; worst at (32768, 3): 1, expected 0"
+    actual[0, 0] = 1
+    assert mismatch(actual, expected, None, None) == "2 of 33555456 elements differ; worst at (0, 0): 1, expected 0"
+
+
 # On a GPU
 
 
@@ -546,6 +627,22 @@ def test_configs_that_store_and_configs_that_add_are_timed_alike(compiler: Worke
         config = {"BLOCK": 256, "PARTS": parts}
         wrong, readings = call("check_and_time", config, compiled(compiler, kernel, config), math.inf)
         assert wrong is None, config
+        assert min(readings) > 0
+
+
+@pytest.mark.gpu
+def test_descriptors_made_on_the_device_need_nothing_from_the_user(compiler: Worker, station: Any) -> None:
+    x = torch.rand(128, 128, device="cuda")
+    y = torch.zeros_like(x)
+    kernel = TritonKernel(
+        tile_by_descriptors, (x, y, 128), lambda c: (128 // c["BLOCK"],) * 2, output=y, reference=lambda: x
+    )
+    call = station(kernel)
+    for block in (32, 64):
+        wrong, readings = call(
+            "check_and_time", {"BLOCK": block}, compiled(compiler, kernel, {"BLOCK": block}), math.inf
+        )
+        assert wrong is None
         assert min(readings) > 0
 
 

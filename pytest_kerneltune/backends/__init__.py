@@ -69,7 +69,8 @@ class Build:
 class CompileTask:
     """One config's compilation: ``method(*args)`` of the object ``target(*target_args)`` in a compile worker.
 
-    ``target`` is "module:Class"; everything is picklable. The method returns a Build, or raises.
+    ``target`` is "module:Class"; everything is picklable. The method returns a Build, or raises. What it raises of
+    ``claims.py`` says that the same code is being compiled for another config, or was given up for one.
     """
 
     target: str

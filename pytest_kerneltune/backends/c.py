@@ -144,7 +144,8 @@ class Compiler:
                 text = output.read(_OUTPUT_LIMIT).decode(errors="replace")
             print(text, flush=True)  # noqa: T201 - the worker's output is kept as the config's log
             if status:
-                raise KernelError(_first_error(text, folder) or f"the compiler exited with {status}")
+                how = f"was killed by signal {-status}" if status < 0 else f"exited with {status}"
+                raise KernelError(_first_error(text, folder) or f"the compiler {how}")
             if not library.exists():
                 raise KernelError(f"{self._compiler} reported success, but left no library")
             code = library.read_bytes()

@@ -44,9 +44,10 @@ class CodeStore:
         path = self._path(key)
         try:
             entry = _unpacked(path.read_bytes())
-            _touch(path)
         except (OSError, ValueError, KeyError, TypeError, zlib.error):
             return None
+        with contextlib.suppress(OSError):  # it may be somebody else's
+            _touch(path)
         return entry
 
     def put(self, key: str, entry: Entry) -> None:

@@ -1,7 +1,7 @@
 """What a compiled CUDA kernel says of itself in its ELF file (cubin): what it uses, its parameters, its launch bounds.
 
-They are attributes in the sections ``.nv.info`` and ``.nv.info.NAME``, which NVIDIA does not document: what is not
-found counts as unknown.
+It is an ELF file with attributes of its functions in the sections ``.nv.info`` and ``.nv.info.NAME`` (as ``cuobjdump
+--dump-elf`` shows them), which NVIDIA does not document: what is not found counts as unknown.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ _SECTION = struct.Struct("<I20xQQ24x")  # of a section header: name, offset, siz
 _SYMBOL = struct.Struct("<I20x")  # name
 _SIZED = 0x04  # format of an attribute that has a length and so many bytes
 _MAX_THREADS, _PARAMETER = 0x05, 0x17
-_FRAME_SIZE, _REGISTER_COUNT = 0x11, 0x2F
+_FRAME_SIZE, _MIN_STACK_SIZE, _REGISTER_COUNT = 0x11, 0x12, 0x2F
 _PARAMETER_SIZE_SHIFT = 18
-_RESERVED_BYTES = (
-    1024  # of a block's shared memory, by the system; from compute capability 9 on they are in the section
-)
+_RESERVED_BYTES = 1024  # of a block's shared memory, by the system; from compute capability 9 on in its section
 
 
 class Signature(NamedTuple):
@@ -58,7 +56,8 @@ def usage(cubin: bytes, name: str) -> dict[str, int]:
         sizes = {title: size for title, _, size in _sections(cubin)}
         reserved = _RESERVED_BYTES if ".nv.shared.reserved.0" in sizes else 0
         shared = max(0, sizes.get(f".nv.shared.{name}", 0) - reserved)
-        return {"registers": own[_REGISTER_COUNT], "stack_bytes": own[_FRAME_SIZE], "shared_bytes": shared}
+        stack = max(own[_FRAME_SIZE], own.get(_MIN_STACK_SIZE, 0))  # its own, and with the functions that it calls
+        return {"registers": own[_REGISTER_COUNT], "stack_bytes": stack, "shared_bytes": shared}
     except (ValueError, LookupError, struct.error):
         return {}
 

@@ -28,7 +28,12 @@ from pytest_kerneltune.backends.cuda_compiler import Compiler as Compiler
 from pytest_kerneltune.backends.cuda_compiler import Launch, Target
 from pytest_kerneltune.backends.cuda_program import CudaProgram, current_target
 from pytest_kerneltune.backends.headers import find_headers
-from pytest_kerneltune.backends.tensor_program import checked_arguments, checked_comparison, checked_outputs
+from pytest_kerneltune.backends.tensor_arguments import (
+    checked_arguments,
+    checked_comparison,
+    checked_outputs,
+    evaluated,
+)
 from pytest_kerneltune.csource import canonical_c
 from pytest_kerneltune.errors import UsageError
 from pytest_kerneltune.trial import Clock, Config
@@ -43,7 +48,8 @@ class CudaKernel:
     ``source`` is its text, or the path of a file, whose quoted includes are found beside it; further directories of
     headers go into ``include``. ``function`` is the kernel's name, or a C++ expression for it in which macros count
     ("transpose<float, TILE>"). ``args`` are torch CUDA tensors and cupy arrays (passed as pointers), None (a null
-    pointer), Python numbers (given the size of their parameter), numpy scalars (as their own type) and ctypes values.
+    pointer), Python numbers (given the size of their parameter; 2 is an integer, 2.0 a float), numpy scalars (as their
+    own type) and ctypes values.
     ``grid``, ``block`` (one to three sizes), ``shared_bytes`` (dynamic shared memory of a block) and ``options`` of
     NVRTC may be callables of the config, run in this process. ``output`` is the array (or a list of them) among
     ``args`` that the kernel writes; ``reference()`` returns what must then be in there, within
@@ -150,12 +156,7 @@ class CudaKernel:
     def _checked(self, name: str, config: Config) -> Any:
         """The argument ``name``, called where it is callable; raises UsageError where it is not what it must be."""
         value = getattr(self, name)
-        if not callable(value):
-            return CHECKS[name](value)
-        try:
-            return CHECKS[name](value(config))
-        except KeyError as error:
-            raise UsageError(f"CudaKernel({name}=...) reads {error}, which is not in the config") from error
+        return CHECKS[name](evaluated(f"CudaKernel({name}=...)", value, config) if callable(value) else value)
 
     def _as_tensors(self, output: Any, arguments: Sequence[Any]) -> Any:
         """``output`` with the tensor of each argument in the argument's place."""

@@ -27,8 +27,6 @@ def as_argument(position: int, value: Any) -> Any:
         if not value.is_cuda:
             raise UsageError(f"{where} is a tensor on {value.device}: a kernel needs it on the GPU (device='cuda')")
         return value
-    if hasattr(value, "__array_interface__") and getattr(value, "shape", ()) != ():
-        raise UsageError(f"{where} is a numpy array in host memory: pass cupy.asarray(...) or a CUDA tensor of torch")
     _scalar_bytes(value, _WIDE, where, UsageError)
     return value
 

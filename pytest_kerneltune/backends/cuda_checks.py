@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytest_kerneltune.backends.tensor_program import described
+from pytest_kerneltune.backends.tensor_arguments import described
 from pytest_kerneltune.errors import UsageError
 
 _SUFFIXES = (".cu", ".cuh", ".cpp", ".cc", ".h")

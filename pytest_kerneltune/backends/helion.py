@@ -15,14 +15,14 @@ from pytest_kerneltune.backends.helion_code import HelionCompiler as HelionCompi
 from pytest_kerneltune.backends.helion_code import launches
 from pytest_kerneltune.backends.helion_module import generated, loaded
 from pytest_kerneltune.backends.helion_space import HelionSpace
-from pytest_kerneltune.backends.jit_source import jit_reducers
-from pytest_kerneltune.backends.tensor_program import (
+from pytest_kerneltune.backends.jit_program import JitProgram
+from pytest_kerneltune.backends.tensor_arguments import (
     Comparison,
-    TensorProgram,
     checked_arguments,
     checked_comparison,
     checked_outputs,
     described,
+    functions_in,
 )
 from pytest_kerneltune.backends.toolchain import cache_directory, current_target
 from pytest_kerneltune.errors import KernelError, UsageError
@@ -87,7 +87,8 @@ class HelionKernel:
         named = enumerate(zip(self.kernel.signature.parameters, self.args, strict=False))
         inputs = [f"arg {i} {name}: {described(value)}" for i, (name, value) in named]
         facts = [f"{name}: {getattr(self.kernel.settings, name, None)}" for name in _SETTINGS]
-        return Description(self.kind, functions=(self.kernel.fn,), inputs=tuple(inputs), facts=tuple(facts))
+        functions = (self.kernel.fn, *functions_in(self.args))
+        return Description(self.kind, functions=functions, inputs=tuple(inputs), facts=tuple(facts))
 
     def compile_task(self, config: Config) -> CompileTask:
         source = self.source(config)
@@ -99,12 +100,10 @@ class HelionKernel:
         return self._program
 
     def packed(self, by_value: Sequence[Any]) -> bytes:
-        chosen = {getattr(module, "__name__", module) for module in by_value} | {"__main__"}
-        return self._program.packed(by_value, jit_reducers(lambda module: module not in chosen))
+        return self._program.packed_for_launch(by_value)
 
     def launch_env(self) -> Mapping[str, str]:
-        directory = cache_directory()
-        return {"TRITON_CACHE_DIR": directory} if directory else {}
+        return {}
 
     def __call__(self, config: Config, artifact: Any) -> Any:
         source = artifact["source"] if artifact else self.source(config)
@@ -126,7 +125,7 @@ class HelionKernel:
             raise KernelError(f"Helion generates no code: {_reason(error)}") from error
 
 
-class HelionProgram(TensorProgram):
+class HelionProgram(JitProgram):
     """Launches a HelionKernel on its arguments."""
 
     def __init__(

@@ -20,7 +20,8 @@ from typing import Any
 
 from pytest_kerneltune.backends import Build
 from pytest_kerneltune.backends.helion_module import loaded
-from pytest_kerneltune.backends.jit import Compiler, jit_reducers
+from pytest_kerneltune.backends.jit import Compiler
+from pytest_kerneltune.backends.jit_source import jit_reducers
 from pytest_kerneltune.backends.stand_in import DtypeStandIn, TensorStandIn
 from pytest_kerneltune.backends.tensors import tensors_in
 from pytest_kerneltune.backends.toolchain import Target
@@ -42,7 +43,7 @@ class Launch:
 def launches(source: str, host: str, args: Sequence[Any]) -> tuple[Launch, ...]:
     """What the function ``host`` of a generated module launches for ``args``, whose content is not read.
 
-    None where it needs that content, or does what fake tensors do not allow.
+    Nothing where it needs that content, or does what fake tensors do not allow.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 

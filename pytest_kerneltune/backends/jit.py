@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune.backends import Build
-from pytest_kerneltune.backends.jit_source import jit_reducers as jit_reducers
+from pytest_kerneltune.backends.claims import BeingMade, GivenUp
 from pytest_kerneltune.backends.resources import code_usage, demand
 from pytest_kerneltune.backends.stages import wrapped_stages
 from pytest_kerneltune.backends.toolchain import OfflineDriver, Target, prepare_offline
@@ -66,13 +66,16 @@ class Compiler:
         """The kernel compiled with ``keywords``; ``keywords`` and ``grid`` are in its artifact.
 
         Refused are those of which a block needs more than the target has: where that is shared memory or threads,
-        before ptxas, the slowest step, is run in vain. Raises CompileError.
+        before ptxas, the slowest step, is run in vain. Raises CompileError; BeingMade where another worker is compiling
+        the same code, GivenUp where one was killed over it.
         """
         try:
             with self._active():
                 compiled = self._function.run(*self._args, grid=(1,), warmup=True, **self._kwargs, **keywords)
         except _Refused as refused:
             return refused.build
+        except (BeingMade, GivenUp):
+            raise
         except Exception as error:  # whatever Triton raises, this config cannot be compiled
             # Not chained: ptxas may have thousands of lines to say.
             sys.stdout.write("".join(traceback.format_exception(error, limit=-_FRAMES))[:_PRINTED_LIMIT])
@@ -105,7 +108,9 @@ class Compiler:
     def _build(self, compiled: Any, keywords: Mapping[str, Any], grid: tuple[int, ...]) -> Build:
         metadata = compiled.metadata._asdict()
         cubin = compiled.asm.get("cubin", b"")
-        build = self._measured(self._usage(metadata) | (code_usage(cubin, _cuobjdump()) if cubin else {}))
+        build = self._measured(
+            self._usage(metadata) | (code_usage(cubin, metadata["name"], _cuobjdump()) if cubin else {})
+        )
         if build.refused:
             return build
         artifact = {"grid": grid, "keywords": dict(keywords), "hash": metadata["hash"]}

@@ -1,21 +1,19 @@
 """What compiled code uses of a GPU, and which share that is of what a block or a thread may use there.
 
-Registers and stack are read in the cubin, an ELF file whose section ``.nv.info`` lists attributes of its functions (as
-``cuobjdump --dump-elf`` shows them; the same numbers as its ``--dump-resource-usage``), which takes microseconds.
-cuobjdump, a part of Triton, is asked where that fails.
+Registers and stack are read in the cubin (``cubin.py``), which takes microseconds; cuobjdump, a part of Triton, is
+asked where that fails.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pytest_kerneltune.backends.cubin import attributes, section
+from pytest_kerneltune.backends import cubin as elf
 
 THREADS = 1024
 REGISTERS = 1 << 16  # of a block, from compute capability 7.0 on
@@ -23,7 +21,6 @@ _REGISTER_UNIT = 256  # registers are handed out in such amounts to a warp
 _WARP = 32
 _PARTITIONS = 4  # of a multiprocessor, each with a quarter of its registers: the fullest one decides
 _CUOBJDUMP_LIMIT_S = 10.0
-_FRAME_SIZE, _MIN_STACK_SIZE, _REGISTER_COUNT = 0x11, 0x12, 0x2F  # kinds of attributes
 
 
 class Limits(NamedTuple):
@@ -52,28 +49,13 @@ def _block_registers(usage: Mapping[str, int]) -> int:
     return a_warp * -(-warps // _PARTITIONS) * _PARTITIONS
 
 
-def code_usage(cubin: bytes, tool: Path) -> dict[str, int]:
-    """The "registers" and "stack_bytes" of a thread of the only kernel in ``cubin``; {} where they cannot be read.
+def code_usage(cubin: bytes, name: str, tool: Path) -> dict[str, int]:
+    """ "registers" and "stack_bytes" of a thread of the kernel ``name`` in ``cubin``; {} where they cannot be read.
 
     ``tool`` is a cuobjdump, which need not exist.
     """
-    try:
-        return _read(cubin)
-    except (ValueError, LookupError, struct.error):
-        return _dumped(cubin, tool)
-
-
-def _read(cubin: bytes) -> dict[str, int]:
-    """Raises ValueError, LookupError or struct.error where this is no cubin of one kernel as we know it."""
-    found: dict[int, dict[int, int]] = {_FRAME_SIZE: {}, _MIN_STACK_SIZE: {}, _REGISTER_COUNT: {}}
-    for kind, value in attributes(section(cubin, ".nv.info")):
-        if kind in found:
-            function, number = struct.unpack("<II", value)
-            found[kind][function] = number
-    if len(found[_REGISTER_COUNT]) != 1:
-        raise ValueError("several kernels, or none")
-    [(kernel, registers)] = found[_REGISTER_COUNT].items()
-    return {"registers": registers, "stack_bytes": max(found[_FRAME_SIZE][kernel], found[_MIN_STACK_SIZE][kernel])}
+    found = elf.usage(cubin, name)
+    return {key: found[key] for key in ("registers", "stack_bytes")} if found else _dumped(cubin, tool)
 
 
 def _dumped(cubin: bytes, tool: Path) -> dict[str, int]:

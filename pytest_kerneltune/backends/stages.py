@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from pytest_kerneltune.backends.claims import claimed
 from pytest_kerneltune.backends.code_store import CodeStore, Entry
 
 Stage: TypeAlias = Callable[[Any, dict[str, Any]], Any]
@@ -78,11 +79,12 @@ def _shared(common: str, stage: Stage, shareable: Stage, store: CodeStore) -> St
         entry = store.get(key)
         if entry is None:
             notes = _Notes()
-            try:
-                entry = Entry(shareable(source, notes), dict(notes))
-            except NotShared:
-                return stage(source, metadata)
-            store.put(key, entry)
+            with claimed(key):
+                try:
+                    entry = store.get(key) or Entry(shareable(source, notes), dict(notes))
+                except NotShared:
+                    return stage(source, metadata)
+                store.put(key, entry)
         metadata.update(entry.notes)
         return entry.result
 

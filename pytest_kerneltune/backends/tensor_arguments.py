@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from pytest_kerneltune.backends.tensors import mismatch, storage_bytes, tensors_in
-from pytest_kerneltune.errors import UsageError
+from pytest_kerneltune.errors import KernelError, UsageError
 
 _ALIGNED = 16  # bytes; what compilers specialise on
 
@@ -35,10 +36,30 @@ class Comparison:
 
 
 def checked_arguments(kind: str, args: Any, name: str = "args") -> tuple[Any, ...]:
-    """``args`` as a tuple; raises UsageError that names the kernel class ``kind`` where it is no tuple or list."""
+    """``args`` as a tuple.
+
+    Raises UsageError that names the kernel class ``kind`` where it is no tuple or list, or holds arrays of the host.
+    """
     if not isinstance(args, tuple | list):
-        raise UsageError(f"{kind}({name}=...) must be a tuple of the kernel's arguments, not {args!r:.80}")
+        raise UsageError(f"{kind}({name}=...) must be a tuple of the kernel's arguments, not a {type(args).__name__}")
+    for i, value in enumerate(args):
+        if hasattr(value, "__array_interface__") and getattr(value, "shape", ()) != ():
+            raise UsageError(f"{kind}({name}=...): argument {i} is a numpy array in host memory: pass a CUDA tensor")
     return tuple(args)
+
+
+def evaluated(what: str, function: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any]) -> Any:
+    """What ``function``, which is the user's and called ``what`` in messages, makes of the named ``values``.
+
+    Raises UsageError where it reads a name that they lack, KernelError where it raises anything else: then it is this
+    config that cannot be launched.
+    """
+    try:
+        return function(values)
+    except KeyError as error:
+        raise UsageError(f"{what} reads {error}, which is not among what it is given: {', '.join(values)}") from error
+    except Exception as error:  # whatever the user's function raises
+        raise KernelError(f"{what} raised {type(error).__name__}: {error}") from error
 
 
 def checked_comparison(
@@ -48,6 +69,8 @@ def checked_comparison(
     for name, value in (("reference", reference), ("check", check)):
         if value is not None and not callable(value):
             raise UsageError(f"{kind}({name}={value!r:.80}) must be callable")
+    if check is not None and reference is None:
+        raise UsageError(f"{kind}(check=...) needs reference=, which returns what check is given as expected")
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         if tolerance is not None and not (isinstance(tolerance, int | float) and 0 <= tolerance < math.inf):
             raise UsageError(f"{kind}({name}={tolerance!r:.80}) must be a number that is not negative")
@@ -71,11 +94,36 @@ def checked_outputs(kind: str, output: Any, arguments: Sequence[Any], reference:
 
 
 def described(value: Any) -> str:
-    """An argument in words, for fingerprints: a tensor's type, shape, strides and alignment, another's value."""
+    """An argument in words, for fingerprints, the same in every process.
+
+    A tensor's are its type, shape, strides and alignment, a function's its name (``functions_in`` finds what it does),
+    another's its value.
+    """
     if hasattr(value, "data_ptr") and hasattr(value, "stride"):
         shape, strides = list(value.shape), tuple(value.stride())
         aligned = "" if value.data_ptr() % _ALIGNED else f", {_ALIGNED}-byte aligned"
         return f"{str(value.dtype).removeprefix('torch.')}{shape}, strides {strides}{aligned}"
     if isinstance(value, tuple | list):
         return f"({', '.join(map(described, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {described(item)}' for name, item in value.items())}}}"
+    if hasattr(getattr(value, "base", None), "data_ptr"):
+        return f"{type(value).__name__}{described(vars(value))}"
+    if _is_function(value):
+        return f"{type(value).__name__} {getattr(value, 'fn', value).__qualname__}"
+    if isinstance(value, BuiltinFunctionType):
+        return f"{type(value).__name__} {value.__qualname__}"
     return "None" if value is None else f"{type(value).__name__} {value}"
+
+
+def functions_in(arguments: Any) -> tuple[Any, ...]:
+    """The functions among ``arguments``, JIT functions too: what they do is a part of the kernel that calls them."""
+    if isinstance(arguments, Mapping):
+        return functions_in(list(arguments.values()))
+    if isinstance(arguments, tuple | list):
+        return tuple(function for argument in arguments for function in functions_in(argument))
+    return (arguments,) if _is_function(arguments) else ()
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(getattr(value, "fn", value), FunctionType)

@@ -85,33 +85,37 @@ class TensorReducer:
     """
 
     def __init__(self) -> None:
-        self._storages: dict[int, _Storage] = {}
+        self._storages: dict[tuple[str, int], _Storage] = {}
         self.memories = _Memories(self._storages)
 
     def __call__(self, tensor: Any) -> tuple[Any, ...]:
         import torch
 
-        odd = tensor.requires_grad or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta
-        if odd or type(tensor) is not torch.Tensor:
+        odd = tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta
+        if odd or tensor.is_conj() or tensor.is_neg() or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
             plain: tuple[Any, ...] = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
             return plain
         ((address, content),) = storage_bytes([tensor]).items()
-        storage = self._storages.setdefault(address, _Storage(content, len(self._storages)))
+        place = (str(tensor.device), address)  # empty ones are at address 0 of every device
+        storage = self._storages.setdefault(place, _Storage(content, len(self._storages)))
         view: Sequence[Any] = (tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-        return _load_tensor, (storage, *view)
+        return _load_tensor, (storage, *view, tensor.requires_grad, type(tensor))
 
 
 class _Memories:
     """All storages of one pickle, listed when this is pickled."""
 
-    def __init__(self, storages: Mapping[int, _Storage]) -> None:
+    def __init__(self, storages: Mapping[tuple[str, int], _Storage]) -> None:
         self._storages = storages
 
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self._storages.values()),)
 
 
-def _load_tensor(memory: GuardedMemory, dtype: Any, offset: int, shape: Any, stride: Any) -> Any:
+def _load_tensor(
+    memory: GuardedMemory, dtype: Any, offset: int, shape: Any, stride: Any, requires_grad: bool, kind: type
+) -> Any:
     import torch
 
-    return torch.empty(0, dtype=dtype, device=memory.storage.device).set_(memory.storage, offset, shape, stride)
+    loaded = torch.empty(0, dtype=dtype, device=memory.storage.device).set_(memory.storage, offset, shape, stride)
+    return loaded.requires_grad_(requires_grad) if kind is torch.Tensor else kind(loaded, requires_grad)

@@ -10,11 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_kerneltune.backends.guards import GuardedMemory
-from pytest_kerneltune.backends.tensor_arguments import Comparison as Comparison
-from pytest_kerneltune.backends.tensor_arguments import checked_arguments as checked_arguments
-from pytest_kerneltune.backends.tensor_arguments import checked_comparison as checked_comparison
-from pytest_kerneltune.backends.tensor_arguments import checked_outputs as checked_outputs
-from pytest_kerneltune.backends.tensor_arguments import described as described
+from pytest_kerneltune.backends.tensor_arguments import Comparison
 from pytest_kerneltune.backends.tensor_packing import packed
 from pytest_kerneltune.backends.tensors import Snapshot, spoil, storage_bytes, tensors_in
 from pytest_kerneltune.backends.writes import Watch
@@ -94,6 +90,8 @@ class TensorProgram:
             return
         self._first_content().restore()
         found = self.reference()
+        # Else a kernel would be timed on what its reference leaves behind.
+        self.restores = self.restores or self._first_content().changed({_address(output) for output in self._outputs})
         values = _values(found)
         if found is None or (self._outputs and len(values) != len(self._outputs)):
             what = "None" if found is None else f"{len(values)} values"
@@ -205,12 +203,14 @@ class TensorProgram:
         return list(tensors_in(self._arguments))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_found": _Found()}
+        return {**self.__dict__, "_found": _Found(), "_matmul_precision": _matmul_precision()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         import torch
 
         self.__dict__.update(state)
+        if (precision := state["_matmul_precision"]) not in (None, _matmul_precision()):
+            torch.set_float32_matmul_precision(precision)  # of the user's process: the reference is timed, too
         device = next((t.get_device() for t in self._tensors() if t.is_cuda), None)
         if device is not None:  # this is a worker: launches and timer follow the tensors
             torch.cuda.set_device(device)
@@ -231,7 +231,17 @@ class TensorProgram:
         """A context in which the tensors' device is the current one."""
         import torch
 
-        return torch.cuda.device_of(next(iter(self._tensors()), torch.empty(0)))
+        return torch.cuda.device_of(next((t for t in self._tensors() if t.is_cuda), torch.empty(0)))
+
+
+def _matmul_precision() -> str | None:
+    """What torch does single precision products in; None where that is not one word for all backends."""
+    import torch
+
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:
+        return None
 
 
 def _values(found: Any) -> list[Any]:
@@ -247,7 +257,11 @@ def _holds_integers(tensor: Any) -> bool:
 
 
 def _kept(value: Any, place: Any) -> Any:
-    """A copy of what the reference returned, on the device of the output ``place``."""
+    """A copy of what the reference returned, on the device of the output ``place``; raises KernelError."""
     import torch
 
-    return torch.as_tensor(value, device=getattr(place, "device", None)).detach().clone()
+    try:
+        return torch.as_tensor(value, device=getattr(place, "device", None)).detach().clone()
+    except (TypeError, ValueError) as error:
+        text = f"reference= returned a {type(value).__name__} that cannot be compared with a tensor: {error}"
+        raise KernelError(text) from error

@@ -83,6 +83,21 @@ def use_cache_directory(directory: str) -> None:
         triton.knobs.cache.dir = directory
 
 
+def provide_memory(device: Any) -> None:
+    """Have launches in this process give kernels what they ask for beside their arguments, on ``device``.
+
+    Kernels that make tensor descriptors do; their authors call ``triton.set_allocator`` in their own process.
+    """
+    import torch
+    import triton
+
+    def allocated(size: int, alignment: int, stream: int | None) -> Any:  # noqa: ARG001 - torch aligns to 512 bytes
+        return torch.empty(size, dtype=torch.int8, device=device)
+
+    if hasattr(triton, "set_allocator"):  # since Triton 3.3
+        triton.set_allocator(allocated)
+
+
 @functools.cache
 def warm() -> None:
     """Have Triton do what it does once a process, before the first kernel is compiled or launched here."""

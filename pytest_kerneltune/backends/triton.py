@@ -6,6 +6,7 @@ through the compile worker into the artifact, so that no closure of the user's o
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +14,19 @@ from functools import cached_property, partial
 from typing import Any
 
 from pytest_kerneltune.backends import CompileTask, Description
+from pytest_kerneltune.backends.jit_program import JitProgram
 from pytest_kerneltune.backends.jit_source import jit_reducers
 from pytest_kerneltune.backends.stand_in import stand_in
-from pytest_kerneltune.backends.tensor_program import (
+from pytest_kerneltune.backends.tensor_arguments import (
     Comparison,
-    TensorProgram,
     checked_arguments,
     checked_comparison,
     checked_outputs,
     described,
+    evaluated,
+    functions_in,
 )
-from pytest_kerneltune.backends.toolchain import cache_directory, current_target, use_cache_directory
+from pytest_kerneltune.backends.toolchain import cache_directory, current_target
 from pytest_kerneltune.errors import UsageError
 from pytest_kerneltune.trial import Clock, Config
 
@@ -35,7 +38,8 @@ class TritonKernel:
 
     ``fn`` is a ``@triton.jit`` function, perhaps under ``@triton.heuristics`` (an ``@triton.autotune`` around it is
     taken off, with a warning). A config gives its remaining parameters and compile options such as num_warps.
-    ``grid`` is a tuple, or a callable of the mapping of ``kwargs``, config and heuristics, run in this process.
+    ``grid`` is a tuple, or a callable of the mapping of all that the kernel is given by name (arguments, config and
+    heuristics, defaults), run in this process.
     ``output`` is the tensor (or a list of them) among ``args`` that the kernel writes; ``reference()`` returns what
     must then be in there, within ``atol + rtol * |expected|`` (see ``tensors.mismatch`` for the defaults), or as
     ``check(actual, expected)`` says. What a config may write besides, ``TensorProgram`` says. Raises UsageError that
@@ -63,6 +67,7 @@ class TritonKernel:
         if kwargs is not None and not isinstance(kwargs, Mapping):
             raise UsageError(f"TritonKernel(kwargs={kwargs!r:.80}) must be a mapping of the kernel's fixed keywords")
         self.kwargs, self.grid = dict(kwargs or {}), grid
+        self._named = _named_arguments(self.fn, self.args, self.kwargs)
         if not callable(grid):
             _launch_grid(grid)
         one = not isinstance(output, tuple | list)
@@ -80,7 +85,7 @@ class TritonKernel:
         facts = [f"{name}: {described(value)}" for name, value in sorted(self.kwargs.items())]
         if not callable(self.grid):
             facts.append(f"grid: {_launch_grid(self.grid)}")
-        functions = (self.fn, *self._heuristics.values())
+        functions = (self.fn, *self._heuristics.values(), *functions_in([self.args, self.kwargs]))
         launchers = (self.grid,) if callable(self.grid) else ()
         return Description(
             self.kind, functions=functions, inputs=tuple(inputs), facts=tuple(facts), launchers=launchers
@@ -95,8 +100,7 @@ class TritonKernel:
         return self._program
 
     def packed(self, by_value: Sequence[Any]) -> bytes:
-        chosen = {getattr(module, "__name__", module) for module in by_value} | {"__main__"}
-        return self._program.packed(by_value, jit_reducers(lambda module: module not in chosen))
+        return self._program.packed_for_launch(by_value)
 
     def launch_env(self) -> Mapping[str, str]:
         return {}
@@ -120,24 +124,25 @@ class TritonKernel:
             return packed, current_target(), cache_directory()
 
     def _keywords(self, config: Config) -> dict[str, Any]:
-        if twice := sorted(set(self.kwargs) & set(config)):
-            raise UsageError(f"TritonKernel(kwargs=...) fixes {', '.join(twice)}, which the space tunes")
+        given = set(self.fn.arg_names[: len(self.args)]) | set(self.kwargs)
+        if twice := sorted(given & set(config)):
+            raise UsageError(f"TritonKernel: args= or kwargs= fixes {', '.join(twice)}, which the space tunes")
         keywords = dict(config)
-        named = dict(zip(self.fn.arg_names, self.args, strict=False))
         for name, heuristic in self._heuristics.items():
-            keywords[name] = heuristic({**named, **self.kwargs, **keywords})
+            what = f"TritonKernel: the heuristic of {name}"
+            keywords[name] = evaluated(what, heuristic, {**self._named, **keywords})
+        if missing := [name for name in self.fn.arg_names if name not in self._named and name not in keywords]:
+            kernel, names = self.fn.fn.__name__, ", ".join(missing)
+            raise UsageError(f"TritonKernel: {kernel} needs {names}: give it in args=, kwargs= or the space")
         return keywords
 
     def _grid(self, keywords: Mapping[str, Any]) -> tuple[int, ...]:
         if not callable(self.grid):
             return _launch_grid(self.grid)
-        try:
-            return _launch_grid(self.grid({**self.kwargs, **keywords}))
-        except KeyError as error:
-            raise UsageError(f"TritonKernel(grid=...) reads {error}, which is not in kwargs or the config") from error
+        return _launch_grid(evaluated("TritonKernel(grid=...)", self.grid, {**self._named, **keywords}))
 
 
-class TritonProgram(TensorProgram):
+class TritonProgram(JitProgram):
     """Launches a TritonKernel on its arguments."""
 
     def __init__(
@@ -157,13 +162,6 @@ class TritonProgram(TensorProgram):
     def _launcher(self, config: Config, artifact: Any) -> Callable[[], Any]:
         launcher = self._fn[tuple(artifact["grid"])]
         return partial(launcher, *self._args, **self._kwargs, **artifact["keywords"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_cache_directory": cache_directory()}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        super().__setstate__(state)
-        use_cache_directory(state["_cache_directory"])
 
 
 def _jit_function(fn: Any) -> tuple[Any, dict[str, Callable[[Mapping[str, Any]], Any]]]:
@@ -188,6 +186,15 @@ def _jit_function(fn: Any) -> tuple[Any, dict[str, Callable[[Mapping[str, Any]],
         text = f"the @triton.autotune of {inner.__name__} is ignored, since it is tuned here; pass {inner.__name__}.fn"
         warnings.warn(text, stacklevel=3)
     return inner, heuristics
+
+
+def _named_arguments(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the kernel is given by name where no config gives it: defaults, too. Raises UsageError for too many."""
+    parameters = inspect.signature(fn.fn).parameters
+    if len(args) > len(parameters):
+        raise UsageError(f"TritonKernel(args=...): {fn.fn.__name__} takes {len(parameters)} arguments, not {len(args)}")
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return {**defaults, **dict(zip(parameters, args, strict=False)), **kwargs}
 
 
 def _launch_grid(grid: Any) -> tuple[int, ...]:

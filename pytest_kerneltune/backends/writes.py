@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_kerneltune.backends.guards import GuardedMemory
-from pytest_kerneltune.backends.tensors import Snapshot, storage_bytes, tensors_in
+from pytest_kerneltune.backends.tensors import Snapshot, storage_bytes, tensors_in, words
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Watch:
             self._inputs |= {address: inputs} if inputs is not None else {}
             self._beside |= {address: beside} if beside is not None else {}
         watched = [*first.first.values(), *storage_bytes(kept).values()] if memories else []
-        self._kept = [_words(content) for content in watched]
-        self._sums = _answers([words.sum() for words in self._kept])
+        self._kept = [words(content) for content in watched]
+        self._sums = _answers([content.sum() for content in self._kept])
 
     def name(self, address: int) -> str:
         """Words for the argument whose storage is at ``address``."""
@@ -67,7 +67,7 @@ class Watch:
             *(self._changed(address, region) for address, region in self._inputs.items()),
             *(self._changed(address, region) for address, region in self._beside.items()),
             *(memory.overwritten() for memory in self._memories),
-            *(words.sum() for words in self._kept),
+            *(content.sum() for content in self._kept),
         ]
         answers = iter(_answers(questions))
         inputs = frozenset([address for address in self._inputs if next(answers)])
@@ -79,19 +79,22 @@ class Watch:
     def _changed(self, address: int, region: Any) -> Any:
         live, first = self._first.live[address], self._first.first[address]
         if region is _ALL:
-            return (_words(live) != _words(first)).any()
+            return (words(live) != words(first)).any()
         return ((live != first) & region).any()
 
     def _outside(self, beside: Sequence[int], beyond: Sequence[GuardedMemory], spoilt: bool) -> str | None:
+        import torch
+
         if beyond:
             memory = beyond[0]
             return f"overwrites memory outside {self.name(memory.storage.data_ptr())}: {memory.damage()}"
         if beside:
             (address, *_) = beside
             live, first = self._first.live[address], self._first.first[address]
-            where = ((live != first) & self._beside[address]).nonzero().flatten()
-            place = f"{len(where)} bytes from byte {int(where[0])} of the storage that it is a view of"
-            return f"overwrites memory outside {self.name(address)}: {place}"
+            wrong = (live != first) & self._beside[address]
+            start = int(wrong.to(torch.uint8).argmax())  # nonzero is not for as many bytes as a storage may have
+            place = f"{int(wrong.sum())} bytes from byte {start} of the storage that it is a view of"
+            return f"overwrites memory outside {self.name(address)}: {place} (pass all of it if that is the kernel's)"
         return "overwrites memory far from its arguments" if spoilt else None
 
 
@@ -145,13 +148,6 @@ def _names_of_storages(arguments: Sequence[Any], names: Sequence[str]) -> Mappin
         for tensor in tensors_in([argument]):
             found.setdefault(tensor.untyped_storage().data_ptr(), name)
     return found
-
-
-def _words(content: Any) -> Any:
-    """Flat bytes as the widest integers that they make."""
-    import torch
-
-    return content if len(content) % 8 else content.view(torch.int64)
 
 
 def _answers(questions: Sequence[Any]) -> list[int]:

@@ -103,6 +103,7 @@ def _looked_at(
         no_gpu=no_gpu,
         hidden=bool(no_gpu) and machine.gpu_hidden(),
         has_smi=nvidia.smi_installed(),
+        is_smi_silent=nvidia.smi_installed() and guests is None,
         busy=os.getloadavg()[0] / available_cores(),
     )
     if no_gpu:

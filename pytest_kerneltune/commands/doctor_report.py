@@ -124,13 +124,18 @@ def _cells(noise: Noise) -> tuple[str, ...]:
         noise.work,
         noise.clock,
         format_ms(noise.latency_ms),
-        f"{100 * noise.alone_cv:.2g}%",
-        f"{100 * noise.alone_low:+.2g}% to {100 * noise.alone_high:+.2g}%",
-        f"{100 * noise.paired_cv:.2g}%",
-        f"{100 * noise.paired_bias:+.1g}%",
+        _percent(noise.alone_cv),
+        f"{_percent(noise.alone_low, '+')} to {_percent(noise.alone_high, '+')}",
+        _percent(noise.paired_cv),
+        _percent(noise.paired_bias, "+", digits=1),
         "none" if noise.threshold is None else percent_up(noise.threshold),
         "none" if noise.threshold_alone is None else percent_up(noise.threshold_alone),
     )
+
+
+def _percent(fraction: float, sign: str = "", digits: int = 2) -> str:
+    """To so many significant digits, and never with an exponent."""
+    return f"{float(f'{100 * fraction:.{digits}g}'):{sign}g}%"
 
 
 def _verdict(found: Examination) -> str:

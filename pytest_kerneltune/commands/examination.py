@@ -32,7 +32,8 @@ class Finding:
 @dataclass(frozen=True)
 class Examination:
     """Everything that was found out. ``no_gpu`` says why no GPU is measured ("" where one is), ``hidden`` whether there
-    is one all the same, ``failure`` what ended the measurements, ``busy`` the load average over the cores."""
+    is one all the same, ``is_smi_silent`` whether nvidia-smi was asked in vain, ``failure`` what ended the
+    measurements, ``busy`` the load average over the cores."""
 
     software: Mapping[str, str]
     compilers: Mapping[str, str]
@@ -42,6 +43,7 @@ class Examination:
     hidden: bool = False
     gpu: GpuState | None = None
     has_smi: bool = True
+    is_smi_silent: bool = False
     instruments: Sequence[Instrument] = ()
     noises: Sequence[Noise] = ()
     under_load: Sample | None = None
@@ -85,7 +87,10 @@ def _of_device(found: Examination) -> Iterator[Finding]:
     if found.gpu is not None:
         yield from _of_driver(found.gpu, found.has_smi)
         yield from _of_clocks(found.gpu, found.under_load)
-    elif found.busy > 1:
+    elif found.is_smi_silent and not found.hidden:
+        text = "nvidia-smi does not answer, so it is not known whether there is a GPU"
+        yield Finding(text, "repair the driver if there is one, else take nvidia-smi off the PATH")
+    if found.gpu is None and found.busy > 1:
         text = f"there is {found.busy:.1f} times as much to run as there are cores"
         yield Finding(text, "measure when less else is running")
 

@@ -23,12 +23,12 @@ _KEPT = {"TRITON_CACHE_DIR": str(Path.home() / ".triton" / "device-rate")}
 def main() -> None:
     parser = argparse.ArgumentParser(description="configs a second on several GPUs against one")
     parser.add_argument("test", nargs="?", default="examples/test_triton_matmul.py")
-    parser.add_argument("--configs", type=int, default=250)
+    parser.add_argument("--configs", type=int, default=800)
     parser.add_argument("--devices", type=int)
     options = parser.parse_args()
     uuids = [device.uuid for device in visible_devices(os.environ)][: options.devices]
     further = [f"--autotune-configs={options.configs}", "--autotune-budget=120"]
-    run(options.test, 0, "RandomSearch", "quick", _KEPT, further)
+    run(options.test, 0, "RandomSearch", "full", _KEPT, further)
     one, all_of_them = (
         rate(options.test, {**_KEPT, VISIBLE: ",".join(uuids[:count])}, further) for count in (1, len(uuids))
     )
@@ -37,7 +37,7 @@ def main() -> None:
 
 def rate(test: str, variables: Mapping[str, str], further: list[str]) -> float:
     """Configs a second between the first and the last that was known."""
-    done = run(test, 0, "RandomSearch", "quick", variables, further)
+    done = run(test, 0, "RandomSearch", "full", variables, further)
     times = sorted(float(trial["at_s"]) for trial in done["trials"])
     found = (len(times) - 1) / (times[-1] - times[0])
     search = done["search"]

@@ -104,6 +104,7 @@ def test_a_healthy_machine_needs_no_action() -> None:
         (of_state(temperature__gpu="91"), "at 91 C", "cooling"),
         (replace(HEALTHY, gpu=replace(GPU, guests={STRANGER: "train"})), f"process {STRANGER} (train)", "stop it"),
         (replace(HEALTHY, gpu=replace(GPU, state={})), "nvidia-smi does not answer", "install"),
+        (replace(HEALTHY, gpu=None, is_smi_silent=True, no_gpu="no GPU"), "not known whether there is", "the PATH"),
         (replace(HEALTHY, gpu=replace(GPU, state={}), has_smi=False), "no nvidia-smi on the PATH", "install"),
         (replace(HEALTHY, under_load=Sample(0, 1200.0, 300.0)), "1200 of 1980 MHz (perhaps locked)", "-rgc"),
         (replace(HEALTHY, under_load=Sample(4, 1500.0, 700.0)), "(software power cap)", "reference="),
