@@ -226,7 +226,7 @@ def script(path: Path, text: str) -> str:
     ("text", "kind", "message"),
     [
         ("exit 3", "KernelError", "the compiler exited with 3"),
-        ("kill -SEGV $$", "KernelError", "the compiler exited with -11"),
+        ("kill -SEGV $$", "KernelError", "the compiler was killed by signal 11"),
         ("echo 'fatal error: no memory' >&2; exit 1", "KernelError", "fatal error: no memory"),
         ("printf 'caf\\351 error' >&2; exit 1", "KernelError", "caf\ufffd error"),
         ("exit 0", "KernelError", "left no library"),
