@@ -86,6 +86,7 @@ class Benchmark:
         self._wanted: Counter[str] = Counter()
         self._finished: list[Trial] = []
         self._is_asked = False
+        self._best_ms = math.inf
         self._timed, self._gauged = True, gauged
 
     def begin(self, timed: bool = True) -> None:
@@ -144,11 +145,11 @@ class Benchmark:
                 if is_late:
                     self._end_late()
                 elif not self._finished:
-                    is_refused = self._dispatch(best_ms)
+                    is_refused = self._dispatch(best_ms, self._lanes)
                     self._pump(min(deadline, time.monotonic() + _LOCK_POLL_S) if is_refused else deadline)
                 for trial in self._taken():
                     found.append(trial)
-                    best_ms = min(best_ms, trial.latency_ms)
+                    self._best_ms = best_ms = min(best_ms, trial.latency_ms)
                     done(trial)
                 if is_late:
                     break
@@ -243,11 +244,11 @@ class Benchmark:
         with self._or_nothing():
             self._is_asked = True
             while lane.busy or not lane.is_set_up or not self._is_quiet:
-                self._pump()
+                self._pump_besides(lane)
             while not lane.submit(method, *args, timeout=timeout):
-                self._pump(time.monotonic() + _LOCK_POLL_S)
+                self._pump_besides(lane, time.monotonic() + _LOCK_POLL_S)
             while lane.answer is None:
-                self._pump()
+                self._pump_besides(lane)
         self._is_asked = False
         reply, lane.answer = lane.answer, None
         return reply
@@ -270,6 +271,11 @@ class Benchmark:
             self._take(compiled)
         for lane in list(self._lanes):
             self._look_at(lane)
+
+    def _pump_besides(self, lane: Lane, until: float = math.inf) -> None:
+        """The same, and time on the other devices what is compiled."""
+        self._dispatch(self._best_ms, [other for other in self._lanes if other is not lane])
+        self._pump(until)
 
     def _feed(self) -> None:
         """Give compile workers what they may begin with."""
@@ -299,15 +305,15 @@ class Benchmark:
         """Whether nothing goes on that timing would feel."""
         return self._overlaps or not self._compilation.running
 
-    def _dispatch(self, best_ms: float) -> bool:
-        """Give idle lanes what is compiled; whether another process has a device that would be used."""
-        for lane in self._lanes if self._is_quiet else ():
+    def _dispatch(self, best_ms: float, lanes: Sequence[Lane]) -> bool:
+        """Give idle ones of ``lanes`` what is compiled; whether another process has a device that would be used."""
+        for lane in lanes if self._is_quiet else ():
             if self._ready and lane.is_set_up and not lane.busy:
                 job = self._ready.first
                 args = (job.config, job.build.artifact, best_ms)
                 if lane.submit("check_and_time", *args, timeout=self._run_limit, job=job):
                     self._ready.pop()
-        return self._is_quiet and bool(self._ready) and any(lane.is_set_up and not lane.busy for lane in self._lanes)
+        return self._is_quiet and bool(self._ready) and any(lane.is_set_up and not lane.busy for lane in lanes)
 
     def _look_at(self, lane: Lane) -> None:
         try:

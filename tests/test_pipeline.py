@@ -309,6 +309,31 @@ def test_configs_are_spread_over_devices_and_comparisons_stay_on_one(bench: Benc
     assert second.asked
 
 
+def test_what_is_under_way_is_timed_elsewhere_while_one_device_compares(bench: Bench) -> None:
+    class Comparing(Device):
+        during: int = 0
+
+        def submit(self, method: str, *args: Any, timeout: float) -> None:
+            super().submit(method, *args, timeout=timeout)
+            if method == "compare":
+                self.ready_at, self.before = time.monotonic() + 1.0, len(second.asked)
+                self.reply = Reply({name: [1.0] for name in args[0]})
+
+        def poll(self) -> Reply | None:
+            reply = super().poll()
+            if reply is not None and isinstance(reply.value, dict):
+                self.during = len(second.asked) - self.before
+            return reply
+
+    first, second = Comparing(), Device()
+    made = bench(Known(seconds=dict.fromkeys(range(10, 14), 0.4)), first, second)
+    made.measure(ns(*range(8)))
+    made.measure(ns(*range(10, 14), 9), enough=1)
+    made.compare({"a": {"n": 1}}, False, 1)
+    assert first.during >= 1
+    assert len(made.measure([])) == 4
+
+
 def test_a_second_device_that_cannot_be_used_is_left_out(bench: Bench) -> None:
     first = Device()
     made = bench(Known(), first, Device(broken=True))
