@@ -80,15 +80,10 @@ def binaries(cache: Path) -> set[Path]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Triton's cache, empty; where there is no GPU, its driver says that there is an H200."""
+def cache(triton_cache: Path) -> Path:
     if cuda_available() is not None:
         triton.runtime.driver.set_active(OfflineH200())
-    directory = tmp_path_factory.mktemp("triton-cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(directory))
-        patch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where nothing is said
-        yield directory
+    return triton_cache
 
 
 @pytest.fixture(scope="module")

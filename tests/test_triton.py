@@ -27,7 +27,7 @@ from pytest_kerneltune.backends.jit_source import jit_reducers  # noqa: E402
 from pytest_kerneltune.backends.tensor_arguments import Comparison  # noqa: E402
 from pytest_kerneltune.backends.tensor_packing import TensorReducer  # noqa: E402
 from pytest_kerneltune.backends.tensors import mismatch  # noqa: E402
-from pytest_kerneltune.backends.toolchain import OfflineDriver, Target, current_target  # noqa: E402
+from pytest_kerneltune.backends.toolchain import current_target  # noqa: E402
 from pytest_kerneltune.backends.triton import TritonKernel, TritonProgram  # noqa: E402
 from pytest_kerneltune.errors import KernelError, RemoteError, UsageError  # noqa: E402
 from pytest_kerneltune.gpu import cuda_available  # noqa: E402
@@ -79,24 +79,9 @@ def tile_by_descriptors(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
     target.store([row, column], source.load([row, column]))
 
 
-class _OfflineH200(OfflineDriver):
-    def __init__(self) -> None:
-        super().__init__(Target("cuda", 90, 32, shared_bytes=232448))
-
-    def get_benchmarker(self) -> None:
-        """For @triton.autotune, in older versions."""
-
-
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Triton's cache, empty; where there is no GPU, its driver says that there is an H200."""
-    if cuda_available() is not None:
-        triton.runtime.driver.set_active(_OfflineH200())
-    directory = tmp_path_factory.mktemp("triton-cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(directory))
-        patch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where nothing is said
-        yield directory
+def cache(triton_cache: Path) -> Path:
+    return triton_cache
 
 
 @pytest.fixture(scope="module")

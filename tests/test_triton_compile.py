@@ -25,7 +25,7 @@ from pytest_kerneltune.backends import Build  # noqa: E402
 from pytest_kerneltune.backends.code_store import CodeStore, Entry  # noqa: E402
 from pytest_kerneltune.backends.resources import code_usage, demand  # noqa: E402
 from pytest_kerneltune.backends.stand_in import stand_in  # noqa: E402
-from pytest_kerneltune.backends.toolchain import OfflineDriver, Target  # noqa: E402
+from pytest_kerneltune.backends.toolchain import Target  # noqa: E402
 from pytest_kerneltune.backends.triton import TritonKernel  # noqa: E402
 from pytest_kerneltune.errors import RemoteError, WorkerTimeout  # noqa: E402
 from pytest_kerneltune.gpu import cuda_available  # noqa: E402
@@ -90,15 +90,8 @@ def calling(x_ptr, y_ptr):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Triton's cache, empty; where there is no GPU, its driver says that there is an H200."""
-    if cuda_available() is not None:
-        triton.runtime.driver.set_active(OfflineDriver(H200))
-    directory = tmp_path_factory.mktemp("triton-cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(directory))
-        patch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where nothing is said
-        yield directory
+def cache(triton_cache: Path) -> Path:
+    return triton_cache
 
 
 @pytest.fixture(scope="module")
