@@ -86,6 +86,7 @@ class Benchmark:
         self._wanted: Counter[str] = Counter()
         self._finished: list[Trial] = []
         self._is_asked = False
+        self._spreads = False
         self._best_ms = math.inf
         self._timed, self._gauged = True, gauged
 
@@ -97,10 +98,14 @@ class Benchmark:
         self._timed = timed
         self._set_up()
 
+    def spread(self) -> None:
+        """Have the devices besides the first set up too: there will be more than a few configs to time."""
+        self._spreads = True
+        self._set_up()
+
     def _set_up(self) -> None:
-        """Devices but the first are for searches, which have more than a few configs under way."""
-        is_searching = self._wanted.total() > len(self._lanes)
-        for lane in self._lanes if is_searching else self._lanes[:1]:
+        self._spreads = self._spreads or self._wanted.total() > len(self._lanes)
+        for lane in self._lanes if self._spreads else self._lanes[:1]:
             if not lane.is_set_up and not lane.busy:
                 lane.set_up(self._timed and self._overlaps, self._gauged and lane is self._lanes[0])
 

@@ -110,6 +110,7 @@ class Tuner:
         return replace(choice, summary=replace(choice.summary, messages=(_UNASKED,))) if unasked else choice
 
     def _search(self, workload: Workload, bench: Benchmark, hardware: Sequence[str], flight: Flight) -> Choice:
+        bench.spread()
         consultation = self._adviser.consultation() if self._asks_model else None
         search = self._created(self._context(workload, hardware, consultation))
         prior = self._prior(workload, flight)
