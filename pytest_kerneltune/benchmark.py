@@ -139,6 +139,7 @@ class Benchmark:
         usual.
         """
         found: list[Trial] = []
+        self._best_ms = best_ms
         with self._or_nothing():
             for config in configs:
                 self._wanted[self._key(config)] += 1
@@ -150,11 +151,11 @@ class Benchmark:
                 if is_late:
                     self._end_late()
                 elif not self._finished:
-                    is_refused = self._dispatch(best_ms, self._lanes)
+                    is_refused = self._dispatch(self._lanes)
                     self._pump(min(deadline, time.monotonic() + _LOCK_POLL_S) if is_refused else deadline)
                 for trial in self._taken():
                     found.append(trial)
-                    self._best_ms = best_ms = min(best_ms, trial.latency_ms)
+                    self._best_ms = min(self._best_ms, trial.latency_ms)
                     done(trial)
                 if is_late:
                     break
@@ -279,7 +280,7 @@ class Benchmark:
 
     def _pump_besides(self, lane: Lane, until: float = math.inf) -> None:
         """The same, and time on the other devices what is compiled."""
-        self._dispatch(self._best_ms, [other for other in self._lanes if other is not lane])
+        self._dispatch([other for other in self._lanes if other is not lane])
         self._pump(until)
 
     def _feed(self) -> None:
@@ -310,12 +311,12 @@ class Benchmark:
         """Whether nothing goes on that timing would feel."""
         return self._overlaps or not self._compilation.running
 
-    def _dispatch(self, best_ms: float, lanes: Sequence[Lane]) -> bool:
+    def _dispatch(self, lanes: Sequence[Lane]) -> bool:
         """Give idle ones of ``lanes`` what is compiled; whether another process has a device that would be used."""
         for lane in lanes if self._is_quiet else ():
             if self._ready and lane.is_set_up and not lane.busy:
                 job = self._ready.first
-                args = (job.config, job.build.artifact, best_ms)
+                args = (job.config, job.build.artifact, self._best_ms)
                 if lane.submit("check_and_time", *args, timeout=self._run_limit, job=job):
                     self._ready.pop()
         return self._is_quiet and bool(self._ready) and any(lane.is_set_up and not lane.busy for lane in lanes)

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_kerneltune.nvidia import lineage, query_guests
+from pytest_kerneltune.nvidia import lineage, query_guests, run_smi
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-_SMI_LIMIT_S = 10.0
 _GPU = re.compile(r"GPU \d+: (?P<name>.+) \(UUID: (?P<uuid>[^)\s]+)\)")
 _PART = re.compile(r"\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>[^)\s]+)\)")
 
@@ -197,7 +195,7 @@ def of_xdist_worker(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _listed() -> list[_Gpu]:
     gpus: list[_Gpu] = []
-    for line in _smi("-L").splitlines():
+    for line in (run_smi("-L") or "").splitlines():
         if found := _GPU.match(line):
             gpus.append(_Gpu(found["uuid"], found["name"]))
         elif gpus and (found := _PART.match(line)):
@@ -206,22 +204,6 @@ def _listed() -> list[_Gpu]:
     if len(gpus) < 2:
         return gpus
     # A GPU that is divided into nothing yet cannot be told from a whole one by the list.
-    modes = _smi("--query-gpu=uuid,mig.mode.current", "--format=csv,noheader")
+    modes = run_smi("--query-gpu=uuid,mig.mode.current", "--format=csv,noheader") or ""
     divided = {line.partition(",")[0].strip() for line in modes.splitlines() if line.endswith("Enabled")}
     return [_Gpu(gpu.uuid, gpu.name, gpu.parts, gpu.is_divided or gpu.uuid in divided) for gpu in gpus]
-
-
-def _smi(*arguments: str) -> str:
-    """What nvidia-smi says to that; nothing where it is missing or fails."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SMI_LIMIT_S,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""

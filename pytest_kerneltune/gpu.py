@@ -15,16 +15,14 @@ from typing import Any, Self
 from pytest_kerneltune.devices import parent_uuid
 from pytest_kerneltune.nvidia import (
     FACTS,
-    SAMPLE,
-    SAMPLE_OLD,
     Sample,
     disturbances,
     lineage,
     own_family,
     parse_processes,
-    parse_sample,
     query_gpu,
     query_processes,
+    query_sample,
     remarks,
     smi_values,
 )
@@ -236,12 +234,10 @@ class GpuWatch:
             self._look()
 
     def _look(self) -> None:
-        for names in (SAMPLE, SAMPLE_OLD):
-            text = query_gpu(names, self._uuid)
-            if text is not None and (sample := parse_sample(text)) is not None:
-                self._samples.append(sample)
-                return
-        self._failed = True
+        if (sample := query_sample(self._uuid)) is None:
+            self._failed = True
+        else:
+            self._samples.append(sample)
 
     def _list_processes(self) -> None:
         found = parse_processes(query_processes(self._uuid) or "")

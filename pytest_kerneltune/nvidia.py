@@ -213,7 +213,12 @@ def _number(text: str | None) -> float | None:
 
 def _smi(query: str, uuid: str | None) -> str | None:
     """What nvidia-smi answers of the GPU ``uuid`` ("": the first one, None: all)."""
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *([] if uuid is None else ["-i", uuid or "0"])]
+    return run_smi(query, "--format=csv,noheader,nounits", *([] if uuid is None else ["-i", uuid or "0"]))
+
+
+def run_smi(*arguments: str) -> str | None:
+    """What nvidia-smi prints; None where it is missing, fails, or does not end within some seconds."""
+    command = ["nvidia-smi", *arguments]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S

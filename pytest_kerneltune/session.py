@@ -144,6 +144,11 @@ class Session:
         chosen = alike(self._lookup.free, own)
         return [Site(pinned(visible, own.index, d), DeviceTurn(d.uuid)) for d in chosen]
 
+    def gpu_of(self, device: DeviceInfo) -> str:
+        """The UUID of the GPU that has the clocks of ``device``, which may be a part of it; "" where it is unknown."""
+        own = device_of(self._lookup.visible, device.uuid)
+        return parent_uuid(device.uuid) if own is None else own.parent or own.uuid
+
     @cached_property
     def _lookup(self) -> Lookup:
         """Begun once, before there are processes of our own on any device."""
@@ -294,7 +299,7 @@ class _Evaluator:
         }
         on_gpu = clock == "cuda"
         watch: Callable[[], AbstractContextManager[judging.Watch]]
-        watch = partial(GpuWatch, parent_uuid(self._device.uuid) or None) if on_gpu else _NoWatch
+        watch = partial(GpuWatch, self._session.gpu_of(self._device) or None) if on_gpu else _NoWatch
         return judging.Contract(facts, clock, watch)
 
     @property
