@@ -205,7 +205,7 @@ def _compared(blocks: Blocks, baseline: Baseline, clock: Clock, policy: Policy, 
 def _views(blocks: Blocks, baseline: Baseline, clock: Clock, policy: Policy) -> list[_View]:
     """The views that count (Rule 4). Only stored numbers choose them: how fast the machine is today must not."""
     error = policy.clocks[clock]
-    stored = median_error(baseline.noise, baseline.blocks)
+    stored = median_error(baseline.sessions[-1].noise, baseline.sessions[-1].blocks)
     own = error.overhead_ms / baseline.latency_ms
     alone = _View("", baseline.latency_ms, math.hypot(error.alone, own, stored))
     paired = [

@@ -107,7 +107,8 @@ def _thresholds(blocks: Blocks, clock: Clock) -> tuple[float, float | None]:
     def judged(by: Baseline, threshold: float) -> Verdict:
         return judge(now, by, {}, clock, Policy(threshold=threshold), config=_CONFIG)
 
-    floor = judged(replace(baseline, noise=0.0), 0.0).threshold or 0.0
+    quiet = replace(baseline, sessions=tuple(replace(session, noise=0.0) for session in baseline.sessions))
+    floor = judged(quiet, 0.0).threshold or 0.0
     threshold = judged(baseline, 0.0).threshold or 0.0
     while threshold <= _COARSEST:
         if judged(baseline, threshold).kind is VerdictKind.OK:
