@@ -99,9 +99,13 @@ def measure_noise(work: str, launch: Callable[[], Any], clock: Clock, seconds: f
 
 
 def _thresholds(blocks: Blocks, clock: Clock) -> tuple[float, float | None]:
-    """What the gate's rules allow at best, and the least threshold at which it finds the second half unchanged."""
+    """What the gate's rules allow at best, and the least threshold at which it finds the second half unchanged.
+
+    The first half stands for all the sessions that a baseline is measured in: what differs between them is not known.
+    """
     half = block_count(blocks) // 2
-    baseline = measured_baseline(_part(blocks, 0, half), _CONFIG, {}, {})
+    first = measured_baseline(_part(blocks, 0, half), _CONFIG, {}, {})
+    baseline = replace(first, sessions=first.sessions * Policy().sessions[clock])
     now = _part(blocks, half, 2 * half)
 
     def judged(by: Baseline, threshold: float) -> Verdict:

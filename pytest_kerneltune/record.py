@@ -197,7 +197,7 @@ def block_count(blocks: Blocks) -> int:
 
 def _of_schema_1(data: Mapping[str, Any]) -> dict[str, Any]:
     row = dict(data)
-    kept = {name: row.pop(name) for name in ("config", "contract") if name in row}
+    kept: dict[str, Any] = {name: row.pop(name) for name in ("config", "contract") if name in row}
     return {**kept, "sessions": [row]}
 
 

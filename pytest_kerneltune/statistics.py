@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from statistics import median
+from statistics import fmean, median
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,48 @@ def robust_deviation(values: Sequence[float]) -> float:
 def median_error(deviation: float, count: int) -> float:
     """The standard error of the median of ``count`` normal values of this standard deviation."""
     return math.sqrt(math.pi / 2 / count) * deviation
+
+
+def pooled_deviation(values: Sequence[float], prior: float, degrees: int) -> tuple[float, int]:
+    """The standard deviation of normal ``values``, of which ``prior`` is what is known without them.
+
+    The prior counts as if estimated with ``degrees`` degrees of freedom: a scaled inverse chi-square distribution of
+    the variance, whose posterior is the pooled variance with the degrees of both (Gelman et al., Bayesian Data
+    Analysis, 2.6 and 3.3). Returns the deviation and its degrees of freedom; raises ValueError without values.
+    """
+    if not values:
+        raise ValueError("no values to pool")
+    centre = fmean(values)
+    total = degrees + len(values) - 1
+    return math.sqrt((degrees * prior**2 + sum((v - centre) ** 2 for v in values)) / total), total
+
+
+@cache
+def student_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t distribution with ``degrees`` (an integer) degrees of freedom.
+
+    Bisects the distribution function, which is a finite sum for integers (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    Raises ValueError unless 0 < ``probability`` < 1 and ``degrees`` >= 1.
+    """
+    if not 0 < probability < 1 or degrees < 1:
+        raise ValueError(f"no Student quantile of {probability} with {degrees} degrees of freedom")
+    if probability < 0.5:
+        return -student_quantile(1 - probability, degrees)
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _student_within(middle, degrees) < 2 * probability - 1 else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _student_within(angle: float, degrees: int) -> float:
+    """P(|T| <= sqrt(degrees) * tan(angle))."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term = total = (cosine if odd else 1.0) if degrees > 1 else 0.0
+    for k in range(3 if odd else 2, degrees - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def log_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
