@@ -1,31 +1,17 @@
-"""The device that is measured: what it is, and what disturbed a measurement."""
+"""The device that is measured: what it is."""
 
 from __future__ import annotations
 
 import os
 import platform
-import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pytest_kerneltune.devices import parent_uuid
-from pytest_kerneltune.nvidia import (
-    FACTS,
-    Sample,
-    disturbances,
-    lineage,
-    own_family,
-    parse_processes,
-    query_gpu,
-    query_processes,
-    query_sample,
-    remarks,
-    smi_values,
-)
+from pytest_kerneltune.nvidia import FACTS, query_gpu, smi_values
 from pytest_kerneltune.search.peaks import amd_facts, bandwidth_facts, cpu_facts, nvidia_facts, resident_facts
 
 _GIB, _KIB = 2**30, 2**10
@@ -40,13 +26,15 @@ _VECTOR_FLAGS = (
 @dataclass(frozen=True)
 class DeviceInfo:
     """A device: ``kind`` is "cuda" or "cpu", ``hard`` what must be equal for latencies to be comparable, ``facts``
-    lines in words for prompts and reports, ``uuid`` what tells two devices of one name apart ("" where unknown)."""
+    lines in words for prompts and reports, ``soft`` facts that may differ between comparable
+    latencies, ``uuid`` what tells two devices of one name apart ("" where unknown)."""
 
     kind: str
     name: str
     hard: Mapping[str, str] = field(default_factory=dict)
     facts: tuple[str, ...] = ()
     uuid: str = ""
+    soft: Mapping[str, str] = field(default_factory=dict)
 
 
 def cuda_available() -> str | None:
@@ -76,7 +64,8 @@ def cuda_device(index: int | None = None) -> DeviceInfo:
     for key, name in (("mig", "mig.mode.current"), ("power limit W", "power.limit")):
         if name in driver:
             hard[key] = driver[name]
-    return DeviceInfo("cuda", properties.name, hard, tuple(_cuda_facts(properties, capability, driver)), uuid)
+    soft = {"driver": driver["driver_version"]} if "driver_version" in driver else {}
+    return DeviceInfo("cuda", properties.name, hard, tuple(_cuda_facts(properties, capability, driver)), uuid, soft)
 
 
 def _cuda_facts(properties: Any, capability: str, driver: Mapping[str, str]) -> Iterator[str]:
@@ -124,7 +113,8 @@ def _uuid(properties: Any) -> str:
     return f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else ""
 
 
-def _current_uuid() -> str:
+def current_uuid() -> str:
+    """The UUID of torch's current CUDA device; "" where there is none."""
     if cuda_available() is not None:
         return ""
     import torch
@@ -171,75 +161,3 @@ def _cpu_caches(folder: Path) -> list[str]:
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
         found.append(f"L{level}{suffix} {size}")
     return found
-
-
-class GpuWatch:
-    """Watches a GPU while it is measured: ``with GpuWatch() as watch: ...``, then ``disturbances()``.
-
-    ``uuid`` names the GPU as nvidia-smi does (by default torch's current device). A process on the GPU is this run's
-    own where it or one of its ancestors is in ``own_pids`` (by default this process and the Python processes that
-    started it, as pytest-xdist's controller does).
-    """
-
-    def __init__(
-        self, uuid: str | None = None, own_pids: Collection[int] | None = None, interval_s: float = 0.2
-    ) -> None:
-        self._uuid = _current_uuid() if uuid is None else uuid
-        self._own = frozenset(own_family() if own_pids is None else own_pids)
-        self._interval_s = interval_s
-        self._samples: list[Sample] = []
-        self._processes: dict[int, str] = {}
-        self._owned: set[int] = set()
-        self._failed = False
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        self._stop.clear()
-        self._look()
-        self._list_processes()
-        if not self._failed:
-            self._thread = threading.Thread(target=self._keep_looking, daemon=True, name="kerneltune-gpu-watch")
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-            self._look()
-            self._list_processes()
-
-    def disturbances(self) -> list[str]:
-        """What makes the measurement invalid, one line each."""
-        return disturbances(self._samples, self._foreign() if self._owned else {})
-
-    def remarks(self) -> list[str]:
-        """What the reader of the measurement should know, one line each."""
-        if self._failed:
-            return ["nvidia-smi gave no answer: throttling and other processes on the GPU went unnoticed"]
-        lines = remarks(self._samples)
-        if self._processes and not self._owned:
-            lines.append("other processes on the GPU cannot be told from this run's (process ids of another namespace)")
-        return lines
-
-    def _foreign(self) -> dict[int, str]:
-        return {pid: name for pid, name in self._processes.items() if pid not in self._owned}
-
-    def _keep_looking(self) -> None:
-        while not self._failed and not self._stop.wait(self._interval_s):
-            self._look()
-
-    def _look(self) -> None:
-        if (sample := query_sample(self._uuid)) is None:
-            self._failed = True
-        else:
-            self._samples.append(sample)
-
-    def _list_processes(self) -> None:
-        found = parse_processes(query_processes(self._uuid) or "")
-        self._processes.update(found)
-        self._owned.update(pid for pid in found if not self._own.isdisjoint(lineage(pid)))

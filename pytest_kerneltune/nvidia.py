@@ -6,7 +6,6 @@ Where nvidia-smi is missing or fails, nothing is known and nothing is raised.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import shutil
 import subprocess
@@ -34,12 +33,14 @@ STATE = (
 grouped by age and kind."""
 
 _LIMIT_S = 10.0
+_MOVED = 1.05
 
 # Bits of the active clock event reasons (nvml.h, nvmlClocksEventReason*).
 _DISTURBING = {0x8: "hardware slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake slowdown"}
 _REMARKABLE = {0x4: "software power cap", 0x20: "software thermal slowdown"}
+_IDLE = 0x1
 _HARMLESS = {
-    0x1: "idle",
+    _IDLE: "idle",
     0x2: "limited by the application clocks set",
     0x10: "clocks of several GPUs kept equal",
     0x100: "limited by the display clocks set",
@@ -123,21 +124,38 @@ class Sample:
     power_w: float | None = None
 
 
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that computes on a GPU: its name ("" where it is not known), and the part of a divided GPU (MIG) that
+    it computes on (None: the whole, or not known)."""
+
+    pid: int
+    name: str = ""
+    part: int | None = None
+
+
 def disturbances(samples: Sequence[Sample], foreign: Mapping[int, str]) -> list[str]:
     """What makes a measurement invalid: slowdowns that hit some launches and not others, and processes (pid to name)
     that share the GPU."""
     lines = [f"{text} of the GPU's clocks" for text in _seen(samples, _DISTURBING)]
-    return lines + [f"process {pid} ({name}) uses the same GPU" for pid, name in sorted(foreign.items())]
+    return lines + [shared_by(pid, name) for pid, name in sorted(foreign.items())]
+
+
+def shared_by(pid: int, name: str) -> str:
+    """That another process uses the GPU, in words."""
+    return f"process {pid} ({name or 'of unknown name'}) uses the same GPU"
 
 
 def remarks(samples: Sequence[Sample]) -> list[str]:
-    """Slowdowns that interleaved arms share, with the range of clocks and the highest power seen."""
-    clocks = [s.sm_mhz for s in samples if s.sm_mhz is not None]
+    """Slowdowns that interleaved arms share, or a clock that moved, with its range and the highest power seen."""
+    working = [s for s in samples if not s.reasons & _IDLE] or samples
+    clocks = [s.sm_mhz for s in working if s.sm_mhz is not None]
     power = [s.power_w for s in samples if s.power_w is not None]
     seen = [f"SM clock {min(clocks):.0f} to {max(clocks):.0f} MHz"] if clocks else []
     seen += [f"up to {max(power):.0f} W"] if power else []
     range_text = f" ({', '.join(seen)})" if seen else ""
-    return [text + range_text for text in _seen(samples, _REMARKABLE)]
+    moved = ["the GPU's clock moved"] if clocks and max(clocks) > _MOVED * min(clocks) else []
+    return [text + range_text for text in _seen(samples, _REMARKABLE) or moved]
 
 
 def reasons_in_words(reasons: int) -> list[str]:
@@ -185,23 +203,6 @@ def lineage(pid: int) -> list[int]:
             break
         found.append(int(stat.rpartition(")")[2].split()[1]))  # the command in parentheses may hold anything
     return found
-
-
-def own_family() -> list[int]:
-    """This process, and its parents as far as they run the same interpreter."""
-    family: list[int] = []
-    for pid in lineage(os.getpid()):
-        if family and _executable(pid) != _executable(family[0]):
-            break
-        family.append(pid)
-    return family
-
-
-def _executable(pid: int) -> str:
-    try:
-        return str(Path(f"/proc/{pid}/exe").readlink())
-    except OSError:
-        return f"unknown {pid}"
 
 
 def _number(text: str | None) -> float | None:

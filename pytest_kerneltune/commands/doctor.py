@@ -18,7 +18,8 @@ from pytest_kerneltune.commands.examination import Examination
 from pytest_kerneltune.commands.reference_kernels import gpu_kernels, host_kernels
 from pytest_kerneltune.devices import parent_uuid
 from pytest_kerneltune.errors import KernelError, UsageError
-from pytest_kerneltune.gpu import DeviceInfo, GpuWatch, cpu_device, cuda_available, cuda_device
+from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_available, cuda_device
+from pytest_kerneltune.guard.gpu_watch import GpuWatch
 from pytest_kerneltune.instrument import Instrument
 from pytest_kerneltune.locking import device_lock
 from pytest_kerneltune.noise import Noise, measure_noise

@@ -125,8 +125,8 @@ def gpu_hidden() -> bool:
 
 
 def guests_on(uuid: str, processes: Sequence[tuple[str, int, str]] | None) -> dict[int, str] | None:
-    """Of ``processes`` (as ``nvidia.query_guests`` has them) those on the GPU ``uuid``, our own family left out."""
+    """Of ``processes`` (as ``nvidia.query_guests`` has them) those on the GPU ``uuid``, but for this process."""
     if processes is None:
         return None
-    own = set(nvidia.own_family())
-    return {pid: name for gpu, pid, name in processes if gpu in (uuid, "") and own.isdisjoint(nvidia.lineage(pid))}
+    own = os.getpid()
+    return {pid: name for gpu, pid, name in processes if gpu in (uuid, "") and own not in nvidia.lineage(pid)}
