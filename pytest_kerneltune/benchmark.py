@@ -25,7 +25,7 @@ from typing import Any
 
 from pytest_kerneltune.account import Account
 from pytest_kerneltune.attempts import Attempts
-from pytest_kerneltune.backends import Kernel
+from pytest_kerneltune.backends import Build, Kernel
 from pytest_kerneltune.compilation import Compilation, Compiled, config_key
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.lane import Lane, set_up_failure
@@ -114,6 +114,11 @@ class Benchmark:
         """What was measured of the clock; empty where it was not."""
         return self._lanes[0].instrument
 
+    @property
+    def pid(self) -> int:
+        """The process that comparisons are made in; 0 where there is none yet."""
+        return self._lanes[0].launcher.pid
+
     def start(self) -> str:
         """``begin``, and wait; the timing method. Raises KernelError where the kernel can't be set up."""
         first = self._lanes[0]
@@ -194,6 +199,11 @@ class Benchmark:
         values: dict[str, list[float]] = reply.value
         return values
 
+    def has_same_inputs(self) -> bool:
+        """See Station.has_same_inputs; False where that cannot be asked."""
+        self.start()
+        return bool(self._asked("has_same_inputs", timeout=self._run_limit).value)
+
     def restart(self) -> None:
         """Run what follows in a fresh process (plain callables: with nothing kept)."""
         for lane in self._lanes:
@@ -217,10 +227,17 @@ class Benchmark:
 
     def artifact(self, config: Config) -> Any:
         """What compiling ``config`` gave (None where nothing is compiled); raises KernelError if that failed."""
+        return self._build(config).artifact
+
+    def code(self, config: Config) -> str:
+        """A digest of what compiling ``config`` gave, "" where it is not known (see Build); raises as ``artifact``."""
+        return self._build(config).code
+
+    def _build(self, config: Config) -> Build:
         compiled = self._compiled([config])[0]
         if compiled.failure is not None:
             raise KernelError(compiled.failure.reason)
-        return compiled.build.artifact
+        return compiled.build
 
     def _key(self, config: Config) -> str:
         return config_key(self._space, config)
@@ -377,10 +394,10 @@ class Benchmark:
         self._ready.clear()
 
     def _comparison_limit(self, arms: int, yardsticks: bool, blocks: int) -> float:
-        """Seconds; the yardsticks, if any, are two more arms, and the reference runs first where the process is new."""
+        """Seconds; yardsticks, if any, are three more arms, and the reference runs first where the process is new."""
         self.start()  # tells how long the reference takes
         lane = self._lanes[0]
-        compared_s = self._attempts.comparison_limit_s(arms + 2 * yardsticks, blocks, lane.reference_ms)
+        compared_s = self._attempts.comparison_limit_s(arms + 3 * yardsticks, blocks, lane.reference_ms)
         return min(_LONGEST_COMPARISON_S, compared_s + lane.reference_s * (blocks + 2))
 
     @property

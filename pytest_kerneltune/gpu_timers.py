@@ -7,7 +7,7 @@ enqueues what is timed: else launch overhead would show in the reading.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_kerneltune.errors import KernelError
@@ -64,14 +64,29 @@ class EventTimer:
         """
         readings: list[float] = []
         while len(readings) < count:
-            readings += self._burst(launch, min(self._IN_FLIGHT, count - len(readings)), before, launches)
+            readings += self._burst([launch] * min(self._IN_FLIGHT, count - len(readings)), before, launches)
+        return readings
+
+    def alternate(self, launches: Sequence[Callable[[], Any]], count: int) -> list[list[float]]:
+        """``count`` readings in ms of each of ``launches``, which take turns launch by launch, forward and backward.
+
+        What makes the GPU slower for a millisecond hits all of them alike.
+        """
+        readings: list[list[float]] = [[] for _ in launches]
+        places = list(range(len(launches)))
+        left = [place for turn in range(count) for place in (places if turn % 2 == 0 else places[::-1])]
+        while left:
+            some, left = left[: self._IN_FLIGHT], left[self._IN_FLIGHT :]
+            for place, reading in zip(some, self._burst([launches[place] for place in some], None, 1), strict=True):
+                readings[place].append(reading)
         return readings
 
     def _burst(
-        self, launch: Callable[[], Any], count: int, before: Callable[[], Any] | None, launches: int
+        self, sequence: Sequence[Callable[[], Any]], before: Callable[[], Any] | None, launches: int
     ) -> list[float]:
         self.flush(self._HEAD_START)
-        for start, end in self._events[:count]:
+        timed = list(zip(self._events, sequence, strict=False))
+        for (start, end), launch in timed:
             if before is not None:
                 before()
             self.flush()
@@ -80,7 +95,7 @@ class EventTimer:
                 launch()
             end.record()
         self._synchronize()
-        return [start.elapsed_time(end) / launches for start, end in self._events[:count]]
+        return [start.elapsed_time(end) / launches for (start, end), _ in timed]
 
 
 class BatchTimer:
@@ -104,6 +119,7 @@ class BatchTimer:
         self._flush, self._flushes = flush, self._FIRST_FLUSHES
         self._synchronize: Callable[[], None] = torch.cuda.synchronize
         self._start, self._end = _event(), _event()
+        flush(1)  # the first one loads the code
         self._start.record()
         flush(self._FIRST_FLUSHES)
         self._end.record()

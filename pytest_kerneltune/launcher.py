@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -45,6 +46,11 @@ class Launcher(Protocol):
     @property
     def seconds_left(self) -> float:
         """Until the running request's limit."""
+
+    @property
+    def pid(self) -> int:
+        """The process that the station is in, this one unless said otherwise; 0 where there is none yet."""
+        return os.getpid()
 
     def submit(self, method: str, *args: Any, timeout: float) -> None:
         """Start ``station.method(*args)``, which may take ``timeout`` seconds."""
@@ -141,6 +147,10 @@ class RemoteLauncher(Launcher):
     @property
     def seconds_left(self) -> float:
         return self._worker.seconds_left
+
+    @property
+    def pid(self) -> int:
+        return self._worker.pid
 
     def submit(self, method: str, *args: Any, timeout: float) -> None:
         assert self._request is None, "a launcher serves one request at a time"

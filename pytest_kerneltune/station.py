@@ -7,10 +7,11 @@ both alike. It keeps no results.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pytest_kerneltune.backends import Program
 from pytest_kerneltune.errors import KernelError
@@ -32,19 +33,32 @@ from pytest_kerneltune.timing import (
 )
 from pytest_kerneltune.trial import Clock, Config
 
+if TYPE_CHECKING:
+    from pytest_kerneltune.gpu_timers import EventTimer
+
 REFERENCE, CALIBRATION = "reference", "calibration"
 _REWARM_BELOW_MS = 5.0  # what a longer kernel inherits in the caches does not matter
 _NOT_TINY_MS = 2.0  # what takes no longer when it is first launched may still take a microsecond
 _REPEATED_BELOW_S = 0.3  # a reference whose first run takes longer is not run once more to tell its latency
 _LONGEST_BATCH_MS = 20.0
+_IDLE_S, _WARM_UP_S, _WARM_UP_LAUNCHES = 0.1, 0.1, 5
+_LONGEST_CALIBRATION_MS = _LONGEST_BATCH_MS / BATCH  # on a GPU where ours take longer they would cost too much
+_CALIBRATION_PLAN = Plan(5, 8)  # a block of ours on a GPU: 1.5 ms; what varies most, a first launch, is an eighth
+_NO_CONFIG: Config = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """What a comparison launches, and about how long a launch takes by the station's own timer."""
+    """What a comparison launches, and about how long a launch takes by the station's own timer.
+
+    ``config`` is what the program is told before the arm's turn; yardsticks have none. ``plan`` is how a
+    block is taken where that does not follow from the latency.
+    """
 
     launch: Callable[[], Any]
     latency_ms: float
+    config: Config = field(default_factory=dict)
+    plan: Plan | None = None
 
 
 class Station:
@@ -62,6 +76,7 @@ class Station:
         self._clock = clock
         self._timer = timer_for(clock)
         self._first_s: float | None = None
+        self._used = 0.0
         self._right: dict[str, float] = {}
         """Latency in ms of each config known to be right, and of the yardsticks."""
 
@@ -86,6 +101,7 @@ class Station:
             return 0.0
         if first_s > _REPEATED_BELOW_S:
             return first_s * 1e3
+        self._take_turn()
         start = time.perf_counter()
         reference()
         self._timer.wait()
@@ -121,6 +137,7 @@ class Station:
         arm = self._arm(config, artifact)
         suits = self._batches.method if arm.latency_ms < SHORT_MS else own
         chosen = wanted if wanted in (own, self._batches.method) else suits
+        self._take_turn()
         if chosen == own:
             return own
         return chosen if all(map(self._can_batch, [arm, *self._yardsticks().values()])) else own
@@ -131,21 +148,40 @@ class Station:
         """Interleaved readings of several configs: arm name to ``blocks`` block values in ms.
 
         Each config that this process has not checked is checked first: that is also how a fresh process learns whether
-        the kernel's inputs must be restored between launches. With ``yardsticks`` the reference (if there is one) and,
-        on host clocks, a fixed piece of work of our own are arms too. Each block launches every arm in turn, after an
-        untimed reading of the same arm. ``method`` is one that the method of that name chose, by default the one that
-        searches use. Raises KernelError where a config is wrong now, or cannot be timed by ``method``.
+        the kernel's inputs must be restored between launches. With ``yardsticks`` the reference (if there is one) and
+        fixed work of our own are arms too. Each block launches every arm in turn, after an untimed reading of the same
+        arm; on a GPU configs and reference change places after each launch even, where nothing must be restored.
+        ``method`` is one that the method of that name chose, by default the one that searches use. Raises KernelError
+        where a config is wrong now, or cannot be timed by ``method``.
         """
         chosen = {name: self._arm(config, artifact, name) for name, (config, artifact) in arms.items()}
         if yardsticks:
+            self._take_turn()
             chosen |= self._yardsticks()
         timer = self._timer_of(method)
-        plans = {name: self._block_plan(timer, arm.latency_ms) for name, arm in chosen.items()}
+        plans = {name: self._block_plan(timer, arm) for name, arm in chosen.items()}
         values: dict[str, list[float]] = {name: [] for name in chosen}
+        alternating = self._alternating(timer, chosen)
+        self._warm_up(list(chosen.values()))
         for block in range(blocks):
-            for name in block_order(list(chosen), block):
-                values[name].append(self._block(timer, chosen[name], plans[name]))
+            order = block_order(list(chosen), block)
+            if taking_turns := [name for name in order if name in alternating]:
+                count = min(plans[name].readings for name in taking_turns)
+                for name, value in zip(taking_turns, self._alternated(taking_turns, chosen, count), strict=True):
+                    values[name].append(value)
+            for name in order:
+                if name not in alternating:
+                    values[name].append(self._block(timer, chosen[name], plans[name]))
+        self._used = time.monotonic()
         return values
+
+    def shares_inputs(self) -> bool:
+        """Whether this kernel is made of several versions (``backends.pair``) that run in the same memory."""
+        return bool(getattr(self._program, "shares", False))
+
+    def has_same_inputs(self) -> bool:
+        """Whether these versions find the same content in that memory, too: then only their code tells them apart."""
+        return self.shares_inputs() and not getattr(self._program, "rewrites", True)
 
     def instrument(self) -> dict[str, Any]:
         """How finely this station's clock measures, and what a reading costs (``Instrument`` as JSON)."""
@@ -182,17 +218,36 @@ class Station:
             if wrong is not None:
                 raise KernelError(f"{name} ({dict(config)}): output {wrong}")
             self._right[key] = self._estimate(launch, at_most_ms)
-        return _Arm(launch, self._right[key])
+        return _Arm(launch, self._right[key], config)
 
     def _yardsticks(self) -> dict[str, _Arm]:
-        launches = {REFERENCE: self._program.reference} if self._program.reference is not None else {}
+        reference = self._program.reference
+        arms = {} if reference is None else {REFERENCE: self._yardstick(REFERENCE, reference)}
+        for name, launch in self._calibrations.items():
+            arm = self._yardstick(name, launch, _CALIBRATION_PLAN if self._clock == "cuda" else None)
+            if self._clock != "cuda" or arm.latency_ms <= _LONGEST_CALIBRATION_MS:
+                arms[name] = arm
+        return arms
+
+    def _yardstick(self, name: str, launch: Callable[[], Any], plan: Plan | None = None) -> _Arm:
+        if name not in self._right:
+            (first_ms,) = self._readings(launch, Plan(1))
+            self._right[name] = first_ms if first_ms > SLOW_MS else self._estimate(launch, first_ms)
+        return _Arm(launch, self._right[name], plan=plan)
+
+    @cached_property
+    def _calibrations(self) -> Mapping[str, Callable[[], Any]]:
+        """Work of ours that never changes."""
         if self._clock != "cuda":
-            launches[CALIBRATION] = calibration_work
-        for name, launch in launches.items():
-            if name not in self._right:
-                (first_ms,) = self._readings(launch, Plan(1))
-                self._right[name] = first_ms if first_ms > SLOW_MS else self._estimate(launch, first_ms)
-        return {name: _Arm(launch, self._right[name]) for name, launch in launches.items()}
+            return {CALIBRATION: calibration_work}
+        from pytest_kerneltune.calibration import calibration_launches
+
+        return calibration_launches()
+
+    def _take_turn(self, config: Config = _NO_CONFIG) -> None:
+        """Tell a program of several versions which one is launched next: that of ``config``, or a yardstick."""
+        if (take_turn := getattr(self._program, "take_turn", None)) is not None:
+            take_turn(config)
 
     def _estimate(self, launch: Callable[[], Any], at_most_ms: float) -> float:
         """About how many ms a launch takes, read as it will be timed."""
@@ -218,17 +273,24 @@ class Station:
         reset: Callable[[], Any] | None = self._program.reset if self._program.restores else None
         return reset
 
-    @cached_property
-    def _batches(self) -> Timer:
-        from pytest_kerneltune.gpu_timers import BatchTimer, EventTimer
+    @property
+    def _events(self) -> EventTimer:
+        from pytest_kerneltune.gpu_timers import EventTimer
 
         assert isinstance(self._timer, EventTimer)
-        timer: Timer = BatchTimer(self._timer.flush)
+        return self._timer
+
+    @cached_property
+    def _batches(self) -> Timer:
+        from pytest_kerneltune.gpu_timers import BatchTimer
+
+        timer: Timer = BatchTimer(self._events.flush)
         return timer
 
     def _can_batch(self, arm: _Arm) -> bool:
         if self._program.restores or arm.latency_ms * BATCH > _LONGEST_BATCH_MS:
             return False
+        self._take_turn(arm.config)
         try:
             self._batches.measure(arm.launch, 1)
         except KernelError:
@@ -244,14 +306,45 @@ class Station:
             raise KernelError(f"the kernel changes its inputs, so it cannot be timed by {method!r}")
         return self._batches
 
-    def _block_plan(self, timer: Timer, latency_ms: float) -> Plan:
-        if timer is self._timer:
-            return block_plan(self._clock, latency_ms, not self._program.restores)
-        return Plan(BATCHES_A_BLOCK)
+    def _block_plan(self, timer: Timer, arm: _Arm) -> Plan:
+        if timer is not self._timer:
+            return Plan(1 if arm.plan else BATCHES_A_BLOCK)
+        return arm.plan or block_plan(self._clock, arm.latency_ms, not self._program.restores)
+
+    def _alternating(self, timer: Timer, arms: Mapping[str, _Arm]) -> list[str]:
+        """The arms that take turns launch by launch: on a GPU, where nothing must be written between two launches."""
+        if self._clock != "cuda" or timer is not self._timer or self._program.restores:
+            return []
+        if getattr(self._program, "rewrites", False):
+            return []
+        names = [name for name, arm in arms.items() if arm.plan is None]
+        return names if len(names) > 1 else []
+
+    def _alternated(self, names: Sequence[str], arms: Mapping[str, _Arm], count: int) -> list[float]:
+        """One block's values of the arms ``names``; the first reading of each is left out."""
+        for name in names:
+            self._take_turn(arms[name].config)
+        readings = self._events.alternate([arms[name].launch for name in names], count + 1)
+        return [summarise(self._clock, values[1:]) for values in readings]
+
+    def _warm_up(self, arms: Sequence[_Arm]) -> None:
+        """Have a GPU that was idle as busy as it will be: its clocks follow its load, after some tens of ms."""
+        if self._clock != "cuda" or time.monotonic() - self._used < _IDLE_S:
+            return
+        end = time.monotonic() + _WARM_UP_S
+        brief = [arm for arm in arms if arm.latency_ms * _WARM_UP_LAUNCHES < _WARM_UP_S * 1e3]
+        while brief and time.monotonic() < end:
+            for arm in brief:
+                self._take_turn(arm.config)
+                self._readings(arm.launch, Plan(_WARM_UP_LAUNCHES))
 
     def _block(self, timer: Timer, arm: _Arm, plan: Plan) -> float:
-        """One block's value; a first reading, which finds the caches as another arm left them, is left out."""
-        unused = int(timer is self._timer and arm.latency_ms < _REWARM_BELOW_MS)
+        """One block's value; on a GPU a first reading, which finds the caches as another arm left them, is left out.
+
+        On host clocks it does no harm: a block's value is the minimum.
+        """
+        self._take_turn(arm.config)
+        unused = int(self._clock == "cuda" and timer is self._timer and arm.latency_ms < _REWARM_BELOW_MS)
         readings = timer.measure(arm.launch, plan.readings + unused, self._before, plan.launches)
         return summarise(self._clock, readings[unused:])
 

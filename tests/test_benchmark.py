@@ -527,7 +527,7 @@ def test_a_comparison_has_no_more_time_than_its_blocks_may_take() -> None:
     bench.measure([{"n": 1}])
     bench.compare({"a": {"n": 1}, "b": {"n": 2}}, False, 2)
     bench.compare({"a": {"n": 1}}, True, 1)
-    assert recorded.limits == pytest.approx([30, 2 * (2 + 2 * 0.01), 3 * (2 + 0.01)])  # of two, and of three arms
+    assert recorded.limits == pytest.approx([30, 2 * (2 + 2 * 0.01), 4 * (2 + 0.01)])  # of two, and of four arms
 
 
 # The device's lock

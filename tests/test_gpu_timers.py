@@ -183,8 +183,9 @@ def test_a_comparison_uses_the_method_it_is_given() -> None:
     arms = {name: ({"name": name}, None) for name in "ab"}
     for method in ("", EVENTS, BATCHES):
         values = station.compare(arms, True, 4, method)
-        assert set(values) == {"a", "b", REFERENCE}
-        assert all(len(v) == 4 and 0 < min(v) < SHORT_MS for v in values.values())
+        assert set(values) == {"a", "b", REFERENCE, "copy", "arithmetic"}
+        assert all(len(v) == 4 and min(v) > 0 for v in values.values())
+        assert all(min(values[name]) < SHORT_MS for name in ("a", "b", REFERENCE))
 
 
 @pytest.mark.gpu
@@ -194,3 +195,13 @@ def test_an_ordinary_config_costs_a_few_milliseconds() -> None:
     _, far = station.check_and_time({}, None, 1e-4)
     _, close = station.check_and_time({}, None, 1.0)
     assert len(far) <= 2 < len(close)
+
+
+@pytest.mark.gpu
+def test_launches_that_take_turns_are_read_each_by_itself() -> None:
+    short, long = Zeroing(SHORT).prepare({}, None), Zeroing(1 << 26).prepare({}, None)
+    timer = EventTimer()
+    first, second, third = timer.alternate([short, long, short], 50)  # more than are in flight at once
+    assert [len(readings) for readings in (first, second, third)] == [50] * 3
+    assert median(second) > 3 * max(median(first), median(third))
+    assert median(first) < 2 * median(third) < 4 * median(first)

@@ -183,3 +183,27 @@ def test_host_clocks_have_one_method() -> None:
     assert set(station.compare({"a": ({}, None)}, False, 1, "thread CPU time, minimum")) == {"a"}
     with pytest.raises(KernelError, match="nothing is timed by 'something else' here, but by 'thread CPU time"):
         station.compare({"a": ({}, None)}, False, 1, "something else")
+
+
+def test_a_program_of_several_versions_is_told_whose_turn_it_is() -> None:
+    class Versions(Scripted):
+        shares = True
+
+        def prepare(self, config: Any, artifact: Any) -> Callable[[], Any]:
+            self.take_turn(config)
+            return super().prepare(config, artifact)
+
+        def take_turn(self, config: Any) -> None:
+            self.events.append(f"turn of {config.get('name', 'launch')}")
+
+    program = Versions(reference=lambda: program.events.append("launch"))
+    station = Station(program, "wall")
+    assert station.shares_inputs() is True
+    assert Station(Scripted(), "wall").shares_inputs() is False
+    assert station.reference_ms() > 0
+    station.compare({name: ({"name": name}, None) for name in "ab"}, True, 3)
+    turn = ""
+    for event in program.events:
+        turn = event if event.startswith("turn of ") else turn
+        assert event not in ("a", "b", "launch") or turn == f"turn of {event}"
+    assert program.events.count("turn of a") >= 4

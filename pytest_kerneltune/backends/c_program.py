@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from pytest_kerneltune.backends import Program
 from pytest_kerneltune.backends.outputs import kept, mismatch
 from pytest_kerneltune.errors import KernelError, UsageError
 from pytest_kerneltune.trial import Config
@@ -46,6 +47,7 @@ class CProgram:
         self._expected: Any = None
         self._launch: Callable[[], Any] | None = None
         self._examined = False
+        self._differing: list[int] = []  # shared arrays with other first content in another program
 
     def prepare(self, config: Config, artifact: Any) -> Callable[[], Any]:
         self._set_up()
@@ -111,16 +113,57 @@ class CProgram:
         for i in self._spoilt_args:
             self.args[i][...] = self._first[i]
 
-    def _set_up(self) -> None:
-        """Keep the arrays' first content, and make their copies: one for an array that is passed twice."""
+    def share(self, other: Program) -> bool:
+        """See ``pair.Sharing``: done where the arrays of both have the same types and shapes, one by one."""
+        if not isinstance(other, CProgram):
+            return False
+        other._set_up()
+        mine, theirs = ([self.args[i] for i in self._places().values()], list(other._first.values()))
+        if not mine or [(a.dtype, a.shape) for a in mine] != [(a.dtype, a.shape) for a in theirs]:
+            return False
+        self._set_up(other._buffers.values())
+        other.reset()
+        self._differing, other._differing = (_differing(pair) for pair in ((self, other), (other, self)))
+        return True
+
+    @property
+    def differs(self) -> bool:
+        """See ``pair.Sharing``."""
+        return bool(self._differing)
+
+    def bring_back(self) -> None:
+        """See ``pair.Sharing``; where both versions have an output nothing is written."""
+        for i in self._differing:
+            self._copies[i][...] = self._first[i]
+
+    def _places(self) -> dict[int, int]:
+        """The id of each array to the first place where it is passed."""
+        places: dict[int, int] = {}
+        for i, value in enumerate(self.args):
+            if is_array(value):
+                places.setdefault(id(value), i)
+        return places
+
+    def _set_up(self, buffers: Iterable[Any] = ()) -> None:
+        """Keep the arrays' first content, and make their copies, in ``buffers`` if there are any: one for an array that
+        is passed twice."""
         if self._copies:
             return
-        place = {id(array): i for i, array in reversed(list(enumerate(self.args))) if is_array(array)}
+        place = self._places()
         self._first = {i: self.args[i].copy() for i in place.values()}
-        self._buffers = {i: _guarded(first) for i, first in self._first.items()}
+        made = list(buffers) or [_guarded(first) for first in self._first.values()]
+        self._buffers = dict(zip(self._first, made, strict=True))
         arrays = {i: _inside(self._buffers[i], first) for i, first in self._first.items()}
         self._copies = [arrays[place[id(a)]] if is_array(a) else a for a in self.args]
         self.reset()
+
+
+def _differing(programs: tuple[CProgram, CProgram]) -> list[int]:
+    """Places of the first program's arrays that hold something else than the second's, but for outputs of both."""
+    mine, theirs = programs
+    pairs = zip(mine._first.items(), theirs._first.items(), strict=True)
+    alike = ((i, _differ(a, b), i in mine.outputs and k in theirs.outputs) for (i, a), (k, b) in pairs)
+    return [i for i, differs, is_output in alike if differs and not is_output]
 
 
 def _guarded(array: Any) -> Any:

@@ -61,7 +61,7 @@ def array_reducer() -> tuple[type, Callable[[Any], Any]]:
 def _as_array(tensor: Any) -> Any:
     import cupy
 
-    return cupy.asarray(tensor)
+    return cupy.asarray(tensor.detach())
 
 
 class Parameters:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from pytest_kerneltune.backends import Build
 from pytest_kerneltune.backends.code_store import CodeStore, Entry
 from pytest_kerneltune.backends.headers import find_headers
+from pytest_kerneltune.backends.machine_code import without_debugging
 from pytest_kerneltune.backends.nvrtc import Code, SharedMemoryExceeded, compile_code, compiler_version, toolkit_headers
 from pytest_kerneltune.backends.resources import Limits, demand
 
@@ -81,7 +82,7 @@ class Compiler:
         if judged.refused:
             return judged
         artifact = {"cubin": code.cubin, "name": code.name, "launch": launch, "parameters": signature.parameters}
-        return Build(artifact, _digest(code.cubin.hex(), code.name, launch), usage, judged.demand)
+        return Build(artifact, _digest(without_debugging(code.cubin).hex(), code.name, launch), usage, judged.demand)
 
     def _judged(self, usage: Mapping[str, int], refused: str) -> Build:
         """A Build without an artifact that says what share of the GPU's limits ``usage`` takes."""

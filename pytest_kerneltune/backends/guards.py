@@ -16,6 +16,7 @@ class GuardedMemory:
     """The bytes ``content`` (a flat numpy array, kept) in a storage on ``device``, and guard bytes around it.
 
     The storage is aligned as torch aligns storages, and as long as ``content``. ``number`` picks the guard bytes.
+    ``tensors`` are all that lie in it, but for views made of them later.
     """
 
     def __init__(self, content: Any, device: str, number: int) -> None:
@@ -28,7 +29,29 @@ class GuardedMemory:
         self.storage = whole.untyped_storage()[margin : margin + content.nbytes]
         self._before, self._inside, self._after = whole.split([margin, content.nbytes, margin])
         self._content, self._pattern = content, _PATTERNS[number % len(_PATTERNS)]
+        self.tensors: list[Any] = []
         self.reload()
+
+    @property
+    def inside(self) -> Any:
+        """The bytes as they are, a flat tensor."""
+        return self._inside
+
+    def placed(self, dtype: Any, offset: int, shape: Any, stride: Any) -> Any:
+        """A tensor in this memory; ``offset`` counts elements. What is to stay in it goes into ``tensors``."""
+        import torch
+
+        return torch.empty(0, dtype=dtype, device=self.storage.device).set_(self.storage, offset, shape, stride)
+
+    def move_to(self, other: GuardedMemory) -> None:
+        """Have all ``tensors`` lie in the memory of ``other``, which is as long and on the same device, from now on.
+
+        ``reload`` then brings what was first in this memory to that one.
+        """
+        self.storage, self._pattern = other.storage, other._pattern
+        self._before, self._inside, self._after = other._before, other._inside, other._after
+        for tensor in self.tensors:
+            tensor.data = self.placed(tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
 
     def reload(self) -> None:
         """Bring the content back, and the guard bytes."""

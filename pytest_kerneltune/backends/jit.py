@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 from pytest_kerneltune.backends import Build
 from pytest_kerneltune.backends.claims import BeingMade, GivenUp
+from pytest_kerneltune.backends.machine_code import without_debugging
 from pytest_kerneltune.backends.resources import code_usage, demand
 from pytest_kerneltune.backends.stages import wrapped_stages
 from pytest_kerneltune.backends.toolchain import OfflineDriver, Target, prepare_offline
@@ -122,14 +124,10 @@ class Compiler:
     ) -> str:
         """A digest of the machine code and of what the launch hands to it."""
         noted = {name: value for name, value in metadata.items() if name not in _NO_PART_OF_A_LAUNCH}
-        passed = {p.name: repr(keywords[p.name]) for p in self._function.params if _passed(p, keywords)}
+        values = {p.name: keywords.get(p.name, p.default) for p in self._function.params if not p.is_constexpr}
+        passed = {name: repr(v) for name, v in values.items() if name in keywords or v is not inspect.Parameter.empty}
         launch = json.dumps([grid, noted, passed], sort_keys=True, default=str)
-        return hashlib.sha256(launch.encode() + b"\0" + cubin).hexdigest()
-
-
-def _passed(parameter: Any, keywords: Mapping[str, Any]) -> bool:
-    """Whether ``keywords`` give a value to ``parameter`` that the launch passes on, and the code does not contain."""
-    return parameter.name in keywords and not parameter.is_constexpr
+        return hashlib.sha256(launch.encode() + b"\0" + without_debugging(cubin)).hexdigest()
 
 
 def _cuobjdump() -> Path:

@@ -117,5 +117,7 @@ def _load_tensor(
 ) -> Any:
     import torch
 
-    loaded = torch.empty(0, dtype=dtype, device=memory.storage.device).set_(memory.storage, offset, shape, stride)
-    return loaded.requires_grad_(requires_grad) if kind is torch.Tensor else kind(loaded, requires_grad)
+    placed = memory.placed(dtype, offset, shape, stride)
+    loaded = placed.requires_grad_(requires_grad) if kind is torch.Tensor else kind(placed, requires_grad)
+    memory.tensors.append(loaded)
+    return loaded

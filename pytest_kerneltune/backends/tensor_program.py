@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytest_kerneltune.backends import Program
 from pytest_kerneltune.backends.guards import GuardedMemory
+from pytest_kerneltune.backends.precision import matmul_precision, use_matmul_precision
+from pytest_kerneltune.backends.sharing import counterparts, moved
 from pytest_kerneltune.backends.tensor_arguments import Comparison
 from pytest_kerneltune.backends.tensor_packing import packed
 from pytest_kerneltune.backends.tensors import Snapshot, spoil, storage_bytes, tensors_in
-from pytest_kerneltune.backends.writes import Watch
+from pytest_kerneltune.backends.writes import Watch, fills
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.packing import Reducers
 from pytest_kerneltune.trial import Config
@@ -65,6 +68,8 @@ class TensorProgram:
         self._memories: Sequence[GuardedMemory] = ()
         self._used: Sequence[int] | None = None  # places of the tensors that the reference uses; None where not known
         self._found = _Found()
+        self._differing: set[int] = set()  # addresses of shared storages with other first content in another program
+        self._precision: str | None = None  # of single precision products; None is as this process has it
 
     def _launcher(self, config: Config, artifact: Any) -> Callable[[], Any]:
         """A function that launches ``config`` once; ``artifact`` is what compiling it gave."""
@@ -89,6 +94,7 @@ class TensorProgram:
         if self.reference is None:
             return
         self._first_content().restore()
+        use_matmul_precision(self._precision)  # another version's program may be in this process, too
         found = self.reference()
         # Else a kernel would be timed on what its reference leaves behind.
         self.restores = self.restores or self._first_content().changed({_address(output) for output in self._outputs})
@@ -107,7 +113,7 @@ class TensorProgram:
         written = watch.written()
         if written.outside is not None:
             if written.spoilt:
-                self._recover()
+                self.recover()
             return written.outside
         wrong = self._difference(returned) or self._misused(watch, written.inputs)
         self.restores = self.restores or (wrong is None and bool(written.inputs))
@@ -179,12 +185,45 @@ class TensorProgram:
         tensors = self._tensors()
         return {_address(tensors[i]) for i in (range(len(tensors)) if self._used is None else self._used)}
 
-    def _recover(self) -> None:
+    def is_spoilt(self) -> bool:
+        """Whether what is kept here was written over, by whatever was launched since ``reset`` was called first."""
+        return self._found.watch is not None and self._found.watch.spoilt()
+
+    def recover(self) -> None:
         """After a launch that wrote over what is kept here: everything anew."""
         for memory in self._memories:
             memory.reload()
         self._found.first = None
         self.expect()
+
+    def share(self, other: Program) -> bool:
+        """See ``pair.Sharing``: done where the tensors of both are alike in all but content, and lie between guards.
+
+        What both keep of equal first content is kept once.
+        """
+        if not isinstance(other, TensorProgram):
+            return False
+        pairs = counterparts(self._tensors(), self._memories, other._tensors(), other._memories)
+        first = moved(pairs, other._first_content())
+        if pairs:
+            self._found.first = Snapshot(self._tensors(), first)
+            differing = self._first_content().differing(other._first_content())
+            self._differing = other._differing = differing - (self._overwritten() & other._overwritten())
+        return bool(pairs)
+
+    @property
+    def differs(self) -> bool:
+        """See ``pair.Sharing``."""
+        return bool(self._differing)
+
+    def bring_back(self) -> None:
+        """See ``pair.Sharing``; where both versions have nothing but an output nothing is written."""
+        self._first_content().restore(self._differing)
+
+    def _overwritten(self) -> set[int]:
+        """Addresses of the storages that an output fills."""
+        live = self._first_content().live
+        return {_address(output) for output in self._outputs if fills(output, live[_address(output)])}
 
     def _first_content(self) -> Snapshot:
         if self._found.first is None:
@@ -203,14 +242,13 @@ class TensorProgram:
         return list(tensors_in(self._arguments))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_found": _Found(), "_matmul_precision": _matmul_precision()}
+        return {**self.__dict__, "_found": _Found(), "_precision": matmul_precision()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         import torch
 
         self.__dict__.update(state)
-        if (precision := state["_matmul_precision"]) not in (None, _matmul_precision()):
-            torch.set_float32_matmul_precision(precision)  # of the user's process: the reference is timed, too
+        use_matmul_precision(self._precision)  # that of the user's process: the reference is timed, too
         device = next((t.get_device() for t in self._tensors() if t.is_cuda), None)
         if device is not None:  # this is a worker: launches and timer follow the tensors
             torch.cuda.set_device(device)
@@ -232,16 +270,6 @@ class TensorProgram:
         import torch
 
         return torch.cuda.device_of(next((t for t in self._tensors() if t.is_cuda), torch.empty(0)))
-
-
-def _matmul_precision() -> str | None:
-    """What torch does single precision products in; None where that is not one word for all backends."""
-    import torch
-
-    try:
-        return str(torch.get_float32_matmul_precision())
-    except RuntimeError:
-        return None
 
 
 def _values(found: Any) -> list[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 TOLERANCE = {8: 0.125, 16: 1e-2, 32: 1e-2, 64: 1e-6}
@@ -14,6 +15,7 @@ _NAN_BYTES = {"e4m3fn": 0x7F, "e5m2": 0x7F, "e4m3fnuz": 0x80, "e5m2fnuz": 0x80, 
 _SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}
 """Types with which torch can do little to those of the same bytes with which it can."""
 _BYTE = 8  # bits
+_NOTHING: Mapping[int, Any] = MappingProxyType({})
 _AT_ONCE = 1 << 25  # elements; comparing them takes about 30 bytes for each
 
 
@@ -45,17 +47,22 @@ def storage_bytes(tensors: Iterable[Any]) -> dict[int, Any]:
 class Snapshot:
     """The present content of everything behind some tensors; views of one storage stay views of one storage.
 
-    ``live`` and ``first`` map a storage's address to its bytes: as they are, and as they were.
+    ``live`` and ``first`` map a storage's address to its bytes: as they are, and as they were. ``first`` may be given
+    for some storages: not as they are, then.
     """
 
-    def __init__(self, tensors: Iterable[Any]) -> None:
+    def __init__(self, tensors: Iterable[Any], first: Mapping[int, Any] = _NOTHING) -> None:
         self.live = storage_bytes(tensors)
-        self.first = {address: content.clone() for address, content in self.live.items()}
+        self.first = {a: first[a] if a in first else content.clone() for a, content in self.live.items()}
 
-    def restore(self) -> None:
-        """Bring the content back."""
-        for address, content in self.live.items():
-            content.copy_(self.first[address])
+    def restore(self, addresses: Collection[int] | None = None) -> None:
+        """Bring the content back, of all storages or of those at ``addresses``."""
+        for address in self.live if addresses is None else addresses:
+            self.live[address].copy_(self.first[address])
+
+    def differing(self, other: Snapshot) -> set[int]:
+        """Addresses of the storages in both for which the first content is not one and the same tensor."""
+        return {a for a, first in self.first.items() if a in other.first and first is not other.first[a]}
 
     def changed(self, but: Collection[int] = ()) -> bool:
         """Whether anything is not as it was, except in the storages at the addresses ``but``."""

@@ -58,6 +58,10 @@ class Watch:
         """Words for the argument whose storage is at ``address``."""
         return self._names.get(address, "a tensor that only the reference uses")
 
+    def spoilt(self) -> bool:
+        """Whether anything of what no launch may change is not as it was when this was made."""
+        return _answers([content.sum() for content in self._kept]) != self._sums
+
     def written(self) -> Written:
         """What changed since the first content was restored and the guard bytes were filled.
 
@@ -104,16 +108,16 @@ _ALL = object()
 
 def _regions(content: Any, arguments: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, Any]:
     """The bytes of a storage that belong to inputs, and those that belong to no argument: masks, _ALL, or None."""
-    if any(_fills(view, content) for view in outputs):
+    if any(fills(view, content) for view in outputs):
         return None, None
-    if not outputs and any(_fills(view, content) for view in arguments):
+    if not outputs and any(fills(view, content) for view in arguments):
         return _ALL, None
     beside = _uncovered(content, [*arguments, *outputs])
     inputs = _uncovered(content, outputs) & ~beside
     return _region(inputs), _region(beside)
 
 
-def _fills(view: Any, content: Any) -> bool:
+def fills(view: Any, content: Any) -> bool:
     """Whether every byte of a storage's ``content`` is one of ``view``'s, as it nearly always is: no mask is needed."""
     order = sorted(range(view.dim()), key=lambda i: -view.stride(i))
     whole = view.numel() * view.element_size() == content.numel()
