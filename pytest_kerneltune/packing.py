@@ -6,20 +6,24 @@ Rules:
 2. Arrays and tensors travel by value. An object stays one object wherever it is reached, and a numpy array keeps its
    strides and its address modulo a cache line, which are part of what is timed.
 3. A pytest request travels as a namespace with its ``param``, since kernels say ``request.param`` in lambdas.
+4. In a process that said so (``travel_by_value``) all modules below a folder travel by value, as objects too, so that
+   the receiving process may have other modules of their names. Of such a module, what cannot travel is left out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dis
 import functools
+import importlib.util
 import io
 import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
 from pytest_kerneltune.errors import KernelError
@@ -30,7 +34,35 @@ Reducers: TypeAlias = Mapping[type, Callable[[Any], Any]]
 
 _LINE = 64
 _DEPTH = 8
+_OF_THE_IMPORT = ("__builtins__", "__cached__", "__loader__", "__spec__")  # of a module, and no part of its content
+_DYNAMIC_IMPORTS = frozenset(("import_module", "__import__"))
+_CACHED = type(functools.lru_cache(len))
 _registry = threading.Lock()
+_folders: set[Path] = set()
+_Dropped: TypeAlias = frozenset[tuple[str, str]]  # names of modules, and names in them
+
+
+def travel_by_value(folder: Path) -> None:
+    """From now on every ``pack`` of this process sends all modules below ``folder`` by value.
+
+    ``folder`` is absolute, without symbolic links. It is left out of the ``sys.path`` that the importing side gets.
+    """
+    _folders.add(folder)
+
+
+def travels_by_value(module: ModuleType | None) -> bool:
+    """Whether ``travel_by_value`` was said of a folder that holds ``module``."""
+    return bool(_folders) and isinstance(module, ModuleType) and _is_below(_file(module))
+
+
+def _file(module: ModuleType) -> str:
+    """As ``module_file``, but asks no module that makes up its attributes."""
+    known = vars(module)
+    return known.get("__file__") or next(iter(known.get("__path__") or ()), "")
+
+
+def _is_below(file: str) -> bool:
+    return any(Path(file).is_relative_to(folder) for folder in _folders)
 
 
 def pack(obj: Any, by_value: Sequence[ModuleType] = (), reducers: Reducers | None = None) -> bytes:
@@ -39,16 +71,30 @@ def pack(obj: Any, by_value: Sequence[ModuleType] = (), reducers: Reducers | Non
     Functions and classes of the modules in ``by_value`` travel by value; ``reducers`` are asked about objects of their
     types first. Raises KernelError that names what cannot travel and where it was found.
     """
+    reducers = reducers or {}
     with _registered(by_value):
         try:
-            return _dumps(obj, reducers or {})
+            return _dumps(obj, reducers)
         except Exception as error:  # an object's own reduction may raise anything
-            where, culprit = _culprit(obj, reducers or {})
-            raise KernelError(
-                f"the kernel cannot be sent to its worker process, because {where} is a "
-                f"{type(culprit).__module__}.{type(culprit).__qualname__} ({type(error).__name__}: {error}). Make it "
-                "inside the function that uses it, or keep it out of what the kernel's functions and arguments refer to"
-            ) from error
+            failure = error
+        if dropped := _unsendable(reducers):
+            try:
+                return _dumps(obj, reducers, dropped)
+            except Exception as error:
+                failure = error
+        raise _refusal(obj, reducers, failure) from failure
+
+
+def _refusal(obj: Any, reducers: Reducers, failure: Exception) -> KernelError:
+    """What to say of ``obj``, whose packing raised ``failure``."""
+    if isinstance(failure, KernelError):  # it says what to do
+        return KernelError(str(failure))
+    where, culprit = _culprit(obj, reducers)
+    return KernelError(
+        f"the kernel cannot be sent to its worker process, because {where} is a "
+        f"{type(culprit).__module__}.{type(culprit).__qualname__} ({type(failure).__name__}: {failure}). Make it "
+        "inside the function that uses it, or keep it out of what the kernel's functions and arguments refer to"
+    )
 
 
 def unpack(data: bytes) -> Any:
@@ -75,7 +121,8 @@ def _registered(modules: Sequence[ModuleType]) -> Iterator[None]:
 
     with _registry:
         known = cloudpickle.list_registry_pickle_by_value()
-        new = [m for m in dict.fromkeys(modules) if m.__name__ in sys.modules and m.__name__ not in known]
+        below = [m for m in list(sys.modules.values()) if travels_by_value(m)] if _folders else []
+        new = [m for m in dict.fromkeys([*modules, *below]) if m.__name__ in sys.modules and m.__name__ not in known]
         for module in new:
             cloudpickle.register_pickle_by_value(module)
         try:
@@ -85,7 +132,7 @@ def _registered(modules: Sequence[ModuleType]) -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def _dumps(obj: Any, reducers: Reducers) -> bytes:
+def _dumps(obj: Any, reducers: Reducers, dropped: _Dropped = frozenset()) -> bytes:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -97,10 +144,13 @@ def _dumps(obj: Any, reducers: Reducers) -> bytes:
                 return SimpleNamespace, (), {"param": getattr(obj, "param", None)}
             if type(obj).__module__ == "numpy" and type(obj).__name__ == "ndarray" and not obj.dtype.hasobject:
                 return _reduce_array(obj)
+            if _folders and (reduced := _reduce_by_value(obj, dropped)) is not None:
+                return reduced
             return super().reducer_override(obj)
 
     file = io.BytesIO()
-    pickle.dump([entry or str(Path.cwd()) for entry in sys.path], file)
+    path = [entry or str(Path.cwd()) for entry in sys.path]
+    pickle.dump([entry for entry in path if not _is_below(entry)], file)
     Pickler(file).dump(obj)
     return file.getvalue()
 
@@ -121,6 +171,66 @@ def _restore_array(memory: bytes, dtype: Any, shape: Any, strides: Any, offset: 
     shift = (residue - raw.ctypes.data) % _LINE
     raw[shift : shift + len(memory)] = np.frombuffer(memory, np.uint8)
     return np.ndarray(shape, dtype, raw, shift + offset, strides)
+
+
+def _reduce_by_value(obj: Any, dropped: _Dropped) -> Any:
+    """How an object of a module that travels by value is reduced where that is not cloudpickle's way, else None.
+
+    Raises KernelError for a function that would import such a module where it runs: it would get another one there.
+    """
+    if isinstance(obj, ModuleType) and travels_by_value(obj):
+        name = obj.__name__
+        content = {k: v for k, v in vars(obj).items() if k not in _OF_THE_IMPORT and (name, k) not in dropped}
+        return ModuleType, (name,), content, None, None, _fill
+    if isinstance(obj, _CACHED) and travels_by_value(sys.modules.get(obj.__module__)):
+        return _cached, (obj.__wrapped__, obj.cache_parameters())
+    if isinstance(obj, FunctionType) and _is_below(obj.__code__.co_filename):
+        if _DYNAMIC_IMPORTS & code_names(obj.__code__):
+            raise KernelError(f"{obj.__qualname__} imports by a computed name: import at the top of its file")
+        names = _imported(obj.__code__, obj.__globals__.get("__package__") or "")
+        if name := next((n for n in names if travels_by_value(sys.modules.get(n) or _unloaded(n))), ""):
+            raise KernelError(f"{obj.__qualname__} imports {name} when it runs: import it at the top of its file")
+    return None
+
+
+def _fill(module: ModuleType, content: Mapping[str, Any]) -> None:
+    vars(module).update(content)
+
+
+def _cached(function: Any, parameters: Mapping[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _imported(code: CodeType, package: str) -> Iterator[str]:
+    """Names of the modules that a function imports when it runs."""
+    found = list(dis.get_instructions(code))
+    for level, _, statement in zip(found, found[1:], found[2:], strict=False):
+        if statement.opname == "IMPORT_NAME":
+            name = "." * (level.argval if isinstance(level.argval, int) else 0) + str(statement.argval)
+            with contextlib.suppress(ImportError):
+                yield importlib.util.resolve_name(name, package)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _imported(constant, package)
+
+
+def _unloaded(name: str) -> ModuleType | None:
+    """A stand-in for a module that is not imported yet, with its file; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    stand_in = ModuleType(name)
+    stand_in.__file__ = spec.origin if spec is not None and spec.has_location else None
+    return stand_in
+
+
+def _unsendable(reducers: Reducers) -> _Dropped:
+    """What cannot travel of the modules that travel by value, looked at one by one."""
+    without_modules = {**reducers, ModuleType: lambda _: (str, ())}
+    modules = [m for m in list(sys.modules.values()) if travels_by_value(m)]
+    found = ((m.__name__, k) for m in modules for k, v in list(vars(m).items()) if _fails(v, without_modules))
+    return frozenset(found)
 
 
 def _culprit(obj: Any, reducers: Reducers) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ user's process, and travels as text (``helion_code.py``).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from pytest_kerneltune.backends import CompileTask, Description
 from pytest_kerneltune.backends.helion_code import HelionCompiler as HelionCompiler
 from pytest_kerneltune.backends.helion_code import launches
-from pytest_kerneltune.backends.helion_module import generated, loaded
+from pytest_kerneltune.backends.helion_module import generated, imported_modules, loaded
 from pytest_kerneltune.backends.helion_space import HelionSpace
 from pytest_kerneltune.backends.jit_program import JitProgram
 from pytest_kerneltune.backends.tensor_arguments import (
@@ -26,6 +27,7 @@ from pytest_kerneltune.backends.tensor_arguments import (
 )
 from pytest_kerneltune.backends.toolchain import cache_directory, current_target
 from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.packing import travels_by_value
 from pytest_kerneltune.trial import Clock, Config
 
 _REASON_LIMIT = 300
@@ -92,6 +94,9 @@ class HelionKernel:
 
     def compile_task(self, config: Config) -> CompileTask:
         source = self.source(config)
+        for name in imported_modules(source):
+            if travels_by_value(sys.modules.get(name)):
+                raise KernelError(f"the code that Helion generates reads {name}, where only constants can travel")
         noted = launches(source, self.kernel.name, self.args)
         target = f"{HelionCompiler.__module__}:{HelionCompiler.__name__}"
         return CompileTask(target, self._compiler_args, "compile", (source, self.kernel.name, noted))

@@ -25,6 +25,7 @@ from pytest_kerneltune.backends.jit_source import jit_reducers
 from pytest_kerneltune.backends.stand_in import DtypeStandIn, TensorStandIn
 from pytest_kerneltune.backends.tensors import tensors_in
 from pytest_kerneltune.backends.toolchain import Target
+from pytest_kerneltune.packing import travels_by_value
 
 _ALIGNMENT = 256  # stand-ins keep addresses modulo this; torch's allocator aligns to no less
 _NOT_FOR_COMPILERS = ("helion", "torch")  # packages that take seconds to import
@@ -129,7 +130,7 @@ def _packed(function: Any, args: tuple[Any, ...]) -> bytes:
 
 def _reduced_module(names: Sequence[str], module: ModuleType) -> Any:
     """A module by name; one that would be slow to import as a module of those things that a kernel may name."""
-    if module.__name__.partition(".")[0] not in _NOT_FOR_COMPILERS:
+    if module.__name__.partition(".")[0] not in _NOT_FOR_COMPILERS and not travels_by_value(module):
         return import_module, (module.__name__,)
     return ModuleType, (module.__name__,), {name: getattr(module, name) for name in names if hasattr(module, name)}
 

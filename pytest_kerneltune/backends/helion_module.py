@@ -49,6 +49,16 @@ def _with_constants(source: str) -> str:
     return "".join(lines)
 
 
+def imported_modules(source: str) -> list[str]:
+    """Names of the modules that a generated module imports."""
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [name for node in found for name in _imported_by(node)]
+
+
+def _imported_by(node: ast.Import | ast.ImportFrom) -> list[str]:
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+
+
 def _is_name(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 

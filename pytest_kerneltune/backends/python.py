@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,8 @@ from typing import Any
 
 from pytest_kerneltune.backends import CompileTask, Description
 from pytest_kerneltune.backends.outputs import kept, mismatch
-from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.errors import UsageError
+from pytest_kerneltune.packing import Reducers, pack, travels_by_value
 from pytest_kerneltune.trial import Clock, Config
 
 _DEVICES: dict[str, Clock] = {"cpu": "wall", "cuda": "cuda"}
@@ -62,7 +64,7 @@ class PythonKernel:
         return PythonProgram(self)
 
     def packed(self, by_value: Sequence[Any]) -> bytes:
-        raise KernelError("a PythonKernel runs in this process and is never packed for a worker")
+        return pack(PythonProgram(self), by_value, _reducers())
 
     def launch_env(self) -> Mapping[str, str]:
         return {}
@@ -101,3 +103,12 @@ class PythonProgram:
         if kernel.check is not None:
             return None if kernel.check(returned, self._expected) else "is wrong: check= returned False"
         return mismatch(returned, self._expected, kernel.rtol, kernel.atol)
+
+
+def _reducers() -> Reducers:
+    """How the JIT functions travel that the callable may launch: by name, or as source where all travels by value."""
+    if "triton" not in sys.modules:
+        return {}
+    from pytest_kerneltune.backends.jit_source import jit_reducers
+
+    return jit_reducers(lambda module: not travels_by_value(sys.modules.get(module)))

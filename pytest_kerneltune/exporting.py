@@ -1,0 +1,70 @@
+"""What the process of an older version tells of a kernel: the kernel by value, and the config that it would have."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from pytest_kerneltune.against import Counterpart
+from pytest_kerneltune.backends import Kernel
+from pytest_kerneltune.backends.exported import ExportedKernel
+from pytest_kerneltune.cache import Cache, NoCache, TuningCache
+from pytest_kerneltune.choosing import best_known
+from pytest_kerneltune.errors import KernelError, StoreError
+from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
+from pytest_kerneltune.place import BaselinePlace
+from pytest_kerneltune.settings import Settings
+from pytest_kerneltune.trial import Config
+from pytest_kerneltune.workload import Workload
+
+CODE_FOLDER = "code"
+"""Where compiled kernels are kept in the cache, of kinds that have no place of their own."""
+
+
+class Exporter:
+    """Stands where a run's session does: knows the devices, and exports a workload in place of measuring it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._cache: TuningCache = (
+            Cache(settings.autotune_cache, lambda _: None) if settings.autotune_cache else NoCache()
+        )
+        self._devices: dict[bool, DeviceInfo] = {}
+
+    def device(self, kernel: Kernel) -> DeviceInfo:
+        """The device that the kernel runs on."""
+        on_gpu = kernel.clock == "cuda"
+        if on_gpu not in self._devices:
+            self._devices[on_gpu] = cuda_device() if on_gpu else cpu_device()
+        return self._devices[on_gpu]
+
+    def export(self, workload: Workload, asked: Sequence[Config]) -> Counterpart:
+        """The workload's kernel; raises KernelError where it cannot travel."""
+        kernel, space = workload.kernel, workload.space
+        choice = best_known(workload, self._stored(workload), self._cache)
+        best = space.default if choice.config is None else choice.config
+        configs = {space.key(config): config for config in (best, *map(space.canonical, filter(space.contains, asked)))}
+        keep = getattr(kernel, "keep_code_in", None)
+        if keep is not None and self._settings.autotune_cache is not None:
+            keep(self._settings.autotune_cache / CODE_FOLDER)
+        exported = ExportedKernel.of(kernel, workload.modules, list(configs.values()))
+        usable = tuple(dict(config) for config in configs.values() if exported.has(config))
+        source = cast(Literal["baseline", "cache", "default"], choice.summary.source)
+        return _sendable(
+            Counterpart(exported, workload.fingerprint, workload.inputs_digest, dict(best), source, usable)
+        )
+
+    def _stored(self, workload: Workload) -> Any:
+        try:
+            return BaselinePlace(self._settings, workload, workload.device_name).stored()
+        except StoreError:  # of a version that wrote other files: then it had no baseline
+            return None
+
+
+def _sendable(found: Counterpart) -> Counterpart:
+    try:
+        pickle.dumps(found)
+    except Exception as error:  # an object's own reduction may raise anything
+        raise KernelError(f"its compile tasks cannot be sent: {type(error).__name__}: {error}") from error
+    return found
