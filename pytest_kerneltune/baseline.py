@@ -5,37 +5,35 @@
     {
       "device": {...},              facts of the device, for the reader
       "kernels": {
-        "softmax[n1024]": {...}     a gate.Baseline
+        "softmax[n1024]": {...}     a record.Baseline
       },
-      "schema": 1
+      "schema": 2
     }
 
-Diffs stay as small as what changed: keys are sorted, and a row that is not updated keeps its very bytes, however it was
-formatted. Nothing is written where no row changes.
+Diffs stay as small as what changed: rows are sorted, and one that is not updated keeps its very bytes, however it was
+formatted and whatever schema it is of. Nothing is written where no row changes. Schema 1, whose rows hold one session
+each and no history, is read.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune import files
-from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.gate import Baseline
+from pytest_kerneltune.baseline_text import SCHEMA as SCHEMA
+from pytest_kerneltune.baseline_text import Document
+from pytest_kerneltune.record import Baseline
 
-SCHEMA = 1
+FOLDER = "__kerneltune__"
+"""Where baselines are kept, beside the test file, unless ``--baseline-dir`` says otherwise."""
 
-_RECORD = "run `pytest --autotune=none --update-baselines`"
-_RESTORE = f"restore it from version control, or delete it and {_RECORD}"
 _LOCK_TIMEOUT_S = 60.0
-_CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})(\s|$)", re.MULTILINE)
 _TRADEMARK = re.compile(r"\((r|tm|c)\)")
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
 _IGNORED = "*.lock\n*.tmp\n.gitignore\n"
 
 
@@ -45,14 +43,6 @@ class BaselineFile:
 
     device: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, Baseline] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One member of a JSON object: ``text`` runs from its name's opening quote to its value's end."""
-
-    text: str
-    value: Any
 
 
 def device_slug(name: str) -> str:
@@ -81,16 +71,24 @@ def load_baselines(path: Path) -> BaselineFile:
     Raises StoreError that names the file, and the row, and what to do, where it cannot be read, is malformed, holds
     conflict markers, or was written by a newer version.
     """
-    top = _document(path)
-    if not top:
-        return BaselineFile()
-    return BaselineFile(
-        top["device"].value, {name: _baseline(path, name, member.value) for name, member in _rows(path, top).items()}
-    )
+    document = Document.parse(str(path), files.read_bytes(path))
+    return BaselineFile(document.device, document.baselines)
 
 
 def write_baselines(path: Path, device: Mapping[str, Any], updates: Mapping[str, Baseline]) -> tuple[str, ...]:
-    """Put the rows of ``updates`` into the file, under its lock; returns the names of the rows that changed.
+    """Put the rows of ``updates`` into the file, as :func:`update_baselines` does."""
+    return update_baselines(path, device, {name: partial(_replacement, row) for name, row in updates.items()})
+
+
+def _replacement(row: Baseline, _: Baseline | None) -> Baseline:
+    return row
+
+
+def update_baselines(
+    path: Path, device: Mapping[str, Any], updates: Mapping[str, Callable[[Baseline | None], Baseline]]
+) -> tuple[str, ...]:
+    """Replace rows by what ``updates`` make of them (None: there is none, or a malformed one), under the file's lock;
+    returns the names of the rows that changed.
 
     The rest of the file stays as it is, byte for byte; only ``device`` is replaced too, if a row changed. Raises
     StoreError as :func:`load_baselines` does, but does not look into rows that stay.
@@ -99,18 +97,38 @@ def write_baselines(path: Path, device: Mapping[str, Any], updates: Mapping[str,
         return ()
     with files.locked(path, timeout_s=_LOCK_TIMEOUT_S):
         _hide_helper_files(path.parent)
-        top = _document(path)
-        rows = _rows(path, top)
-        texts = {name: member.text for name, member in rows.items()}
-        fresh = {name: _text(path, name, row.to_json(), rows.get(name), "    ") for name, row in updates.items()}
-        changed = tuple(name for name, text in fresh.items() if text != texts.get(name))
+        old = Document.parse(str(path), files.read_bytes(path))
+        new = old.updated(device, {name: update(old.readable(name)) for name, update in updates.items()})
+        changed = tuple(name for name in updates if new.rows[name] is not old.rows.get(name))
         if changed:
-            members = {name: member.text for name, member in top.items()}
-            members["device"] = _text(path, "device", dict(device), top.get("device"), "  ")
-            members["kernels"] = '"kernels": ' + _object({**texts, **fresh}, "  ")
-            members["schema"] = f'"schema": {SCHEMA}'
-            files.write_text(path, _object(members, "") + "\n")
+            files.write_text(path, new.render())
     return changed
+
+
+def orphans(rows: Iterable[str], ran: Collection[str], complete: bool) -> tuple[str, ...]:
+    """Of the names of a file's ``rows`` those that no kernel of the run has, sorted; none unless the run was
+    ``complete``: all tests of the file's module ran to their end."""
+    return tuple(sorted(set(rows).difference(ran))) if complete else ()
+
+
+def prune_baselines(path: Path, names: Collection[str]) -> tuple[str, ...]:
+    """Take the rows ``names`` out of the file, under its lock, and remove the file where no row is left.
+
+    Returns the names of the rows that were there; the other rows keep their bytes. Raises StoreError as
+    :func:`load_baselines` does, but does not look into rows.
+    """
+    if not names or not path.exists():
+        return ()
+    with files.locked(path, timeout_s=_LOCK_TIMEOUT_S):
+        _hide_helper_files(path.parent)
+        old = Document.parse(str(path), files.read_bytes(path))
+        left = {name: member for name, member in old.rows.items() if name not in names}
+        gone = tuple(name for name in old.rows if name not in left)
+        if gone and left:
+            files.write_text(path, replace(old, rows=left).render())
+        elif gone:
+            files.remove(path)
+    return gone
 
 
 def _hide_helper_files(directory: Path) -> None:
@@ -118,109 +136,3 @@ def _hide_helper_files(directory: Path) -> None:
     ignore = directory / ".gitignore"
     if not ignore.exists():
         files.write_text(ignore, _IGNORED)
-
-
-def _document(path: Path) -> dict[str, _Member]:
-    """The members of the file's object, checked; empty where there is no such file."""
-    content = files.read_bytes(path)
-    if content is None:
-        return {}
-    try:
-        value = files.parse_json(content)
-    except ValueError as error:
-        raise StoreError(_unreadable(path, content, error)) from None
-    if not isinstance(value, dict):
-        raise _malformed(path, "it is not a JSON object")
-    text = content.decode()
-    top = _members(path, text, _after_space(text, 0))
-    _check_schema(path, value.get("schema"))
-    for name in ("device", "kernels"):
-        if not isinstance(value.get(name), dict):
-            raise _malformed(path, f"{name!r} is missing or not an object")
-    return top
-
-
-def _check_schema(path: Path, schema: Any) -> None:
-    if type(schema) is not int or schema < 1:
-        raise _malformed(path, f"'schema' is {schema!r}")
-    if schema > SCHEMA:
-        raise StoreError(
-            f"{path} was written by a newer pytest-kerneltune (schema {schema}; this one knows {SCHEMA}): upgrade it"
-        )
-
-
-def _rows(path: Path, top: Mapping[str, _Member]) -> dict[str, _Member]:
-    if not top:
-        return {}
-    text = top["kernels"].text
-    return _members(path, text, text.index("{"))
-
-
-def _baseline(path: Path, name: str, value: Any) -> Baseline:
-    try:
-        return Baseline.from_json(value)
-    except ValueError as error:
-        raise StoreError(f"{path}: the row {name!r} is malformed: {error}; {_RESTORE}") from error
-
-
-def _unreadable(path: Path, content: bytes, error: ValueError) -> str:
-    if marker := _CONFLICT.search(content):
-        line = content.count(b"\n", 0, marker.start()) + 1
-        return (
-            f"{path} holds conflict markers (line {line}): finish the merge, keeping one version of each row, "
-            f"or delete the rows in conflict and {_RECORD}"
-        )
-    return str(_malformed(path, str(error)))
-
-
-def _malformed(path: Path, reason: str) -> StoreError:
-    return StoreError(f"{path} is no baseline file: {reason}; {_RESTORE}")
-
-
-def _members(path: Path, text: str, opening: int) -> dict[str, _Member]:
-    """The members of the object that opens at ``opening`` in the valid JSON ``text``."""
-    found: dict[str, _Member] = {}
-    for name, member in _scan(text, opening):
-        if name in found:
-            raise _malformed(path, f"{name!r} stands in it twice")
-        found[name] = member
-    return found
-
-
-def _scan(text: str, opening: int) -> Iterator[tuple[str, _Member]]:
-    at = _after_space(text, opening + 1)
-    while text[at] != "}":
-        name, end = _DECODER.raw_decode(text, at)
-        colon = _after_space(text, end)
-        value, end = _DECODER.raw_decode(text, _after_space(text, colon + 1))
-        yield name, _Member(text[at:end], value)
-        at = _after_space(text, end)
-        if text[at] == ",":
-            at = _after_space(text, at + 1)
-
-
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
-
-
-def _text(path: Path, name: str, value: Any, old: _Member | None, indent: str) -> str:
-    """The member's text: the old one where that says the same."""
-    try:
-        if old is not None and _canonical(old.value) == _canonical(value):
-            return old.text
-        lines = json.dumps(value, indent=2, sort_keys=True, allow_nan=False).splitlines()
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"cannot write {name!r} to {path}: {error}") from error
-    return f"{json.dumps(name)}: " + f"\n{indent}".join(lines)
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False)
-
-
-def _object(members: Mapping[str, str], indent: str) -> str:
-    if not members:
-        return "{}"
-    separator = f"\n{indent}  "
-    return "{" + separator + f",{separator}".join(members[name] for name in sorted(members)) + f"\n{indent}}}"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,47 @@ from pytest_kerneltune.baseline import (
     baseline_path,
     device_slug,
     load_baselines,
+    orphans,
     other_devices,
+    prune_baselines,
+    update_baselines,
     write_baselines,
 )
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.gate import Baseline
+from pytest_kerneltune.record import Baseline, StoredSession
 
 ROOT = Path(baseline_module.__file__).parents[1]
 DEVICE = {"name": "NVIDIA H200", "compute_capability": "9.0"}
 ROW = Baseline(
     config={"BLOCK": 128, "num_warps": 4},
-    latency_ms=1.25,
-    yardsticks={"reference": 2.5},
-    ratios={"reference": 0.5},
-    noise=0.01,
-    blocks=16,
     contract={"device": "NVIDIA H200", "clock": "cuda"},
-    recorded={"driver": "570"},
+    sessions=(
+        StoredSession(
+            latency_ms=1.25,
+            yardsticks={"reference": 2.5},
+            ratios={"reference": 0.5},
+            noise=0.01,
+            blocks=16,
+            recorded={"date": "2026-11-01", "commit": "205d152f3852"},
+        ),
+    ),
 )
+ROW_OF_SCHEMA_1 = {
+    "blocks": 16,
+    "config": {"BLOCK": 128, "num_warps": 4},
+    "contract": {"clock": "cuda", "device": "NVIDIA H200"},
+    "latency_ms": 1.25,
+    "noise": 0.01,
+    "ratios": {"reference": 0.5},
+    "recorded": {"commit": "205d152f3852", "date": "2026-11-01"},
+    "yardsticks": {"reference": 2.5},
+}
 
 UPDATE = """
 import json, sys
 from pathlib import Path
 from pytest_kerneltune.baseline import write_baselines
-from pytest_kerneltune.gate import Baseline
+from pytest_kerneltune.record import Baseline
 
 row = Baseline.from_json(json.loads(sys.argv[2]))
 for name in sys.argv[3:]:
@@ -53,7 +71,7 @@ for name in sys.argv[3:]:
 
 
 def row(latency_ms: float) -> Baseline:
-    return replace(ROW, latency_ms=latency_ms)
+    return replace(ROW, sessions=(replace(ROW.sessions[0], latency_ms=latency_ms),))
 
 
 @pytest.fixture
@@ -113,10 +131,63 @@ def test_rows_are_read_as_they_were_written(path: Path) -> None:
 
 
 def test_the_layout(path: Path) -> None:
-    write_baselines(path, {"name": "H200"}, {"b": ROW, "a": row(2.0)})
+    """Sorted keys; a session is a line, and the last line of a row but one never changes."""
+    write_baselines(path, {"name": "H200"}, {"b": ROW, "a": replace(row(2.0), past=({"latency": "1 ms"},))})
     text = path.read_bytes().decode()
-    expected = {"schema": SCHEMA, "device": {"name": "H200"}, "kernels": {"b": ROW.to_json(), "a": row(2.0).to_json()}}
-    assert text == json.dumps(expected, indent=2, sort_keys=True) + "\n"
+    assert (
+        text
+        == """{
+  "device": {
+    "name": "H200"
+  },
+  "kernels": {
+    "a": {
+      "code": "",
+      "source": "",
+      "config": {
+        "BLOCK": 128,
+        "num_warps": 4
+      },
+      "contract": {
+        "clock": "cuda",
+        "device": "NVIDIA H200"
+      },
+      "past": [
+        {"latency": "1 ms"}
+      ],
+      "sessions": [
+        SESSION_OF_2.0
+      ]
+    },
+    "b": {
+      "code": "",
+      "source": "",
+      "config": {
+        "BLOCK": 128,
+        "num_warps": 4
+      },
+      "contract": {
+        "clock": "cuda",
+        "device": "NVIDIA H200"
+      },
+      "past": [],
+      "sessions": [
+        SESSION_OF_1.25
+      ]
+    }
+  },
+  "schema": 2
+}
+""".replace("SESSION_OF_2.0", session_line(2.0)).replace("SESSION_OF_1.25", session_line(1.25))
+    )
+
+
+def session_line(latency_ms: float) -> str:
+    return (
+        f'{{"blocks": 16, "environment": {{}}, "latency_ms": {latency_ms}, "noise": 0.01, "ratios": '
+        '{"reference": 0.5}, "recorded": {"commit": "205d152f3852", "date": "2026-11-01"}, "yardsticks": '
+        '{"reference": 2.5}}'
+    )
 
 
 def test_nothing_to_write_makes_nothing(path: Path) -> None:
@@ -137,7 +208,66 @@ def test_only_changed_rows_are_named_and_change_their_lines(path: Path) -> None:
     assert write_baselines(path, DEVICE, {"b": row(9.5), "c": ROW}) == ("b",)
     after = path.read_text().splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    assert [(old.strip(), new.strip()) for old, new in changed] == [('"latency_ms": 1.25,', '"latency_ms": 9.5,')]
+    assert [(old.strip(), new.strip()) for old, new in changed] == [(session_line(1.25), session_line(9.5))]
+
+
+def test_a_row_of_schema_1_is_read_and_kept_as_it_is_until_it_changes(path: Path) -> None:
+    old = json.dumps(ROW_OF_SCHEMA_1, indent=2)
+    write_raw(path, f'{{"schema": 1, "device": {{}}, "kernels": {{"a": {old}, "b": {old}}}}}')
+    before = path.read_text()
+    assert load_baselines(path).rows == {"a": ROW, "b": ROW}
+    assert write_baselines(path, DEVICE, {"a": ROW, "b": ROW}) == ()
+    assert path.read_text() == before
+    assert write_baselines(path, DEVICE, {"b": row(2.0)}) == ("b",)
+    assert f'"a": {old}' in path.read_text()
+    assert load_baselines(path) == BaselineFile(DEVICE, {"a": ROW, "b": row(2.0)})
+    assert json.loads(path.read_text())["schema"] == 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("__kerneltune__/*/*.json")), ids=lambda p: p.stem)
+def test_the_files_of_the_examples_are_read(path: Path) -> None:
+    rows = load_baselines(path).rows
+    assert rows
+    assert all(row.latency_ms > 0 and row.ratios["reference"] > 0 for row in rows.values())
+
+
+def test_an_update_sees_the_row_that_is_there(path: Path) -> None:
+    write_baselines(path, DEVICE, {"a": ROW, "broken": ROW})
+    write_raw(path, path.read_text().replace('"broken": {', '"broken": {"odd": 1,'))
+    seen: dict[str, Baseline | None] = {}
+
+    def updated(name: str, old: Baseline | None) -> Baseline:
+        seen[name] = old
+        return old or row(2.0)
+
+    names = ("a", "broken", "new")
+    changed = update_baselines(path, DEVICE, {name: partial(updated, name) for name in names})
+    assert seen == {"a": ROW, "broken": None, "new": None}
+    assert changed == ("broken", "new")
+    assert load_baselines(path).rows == {"a": ROW, "broken": row(2.0), "new": row(2.0)}
+
+
+# -- rows of kernels that are gone
+
+
+def test_orphans_are_named_after_a_complete_run_only() -> None:
+    assert orphans(["b", "a", "c"], {"c", "other"}, complete=True) == ("a", "b")
+    assert orphans(["b", "a", "c"], {"c"}, complete=False) == ()
+
+
+def test_pruning_takes_rows_out_and_at_last_the_file(path: Path) -> None:
+    raw = f'"b": {json.dumps(ROW_OF_SCHEMA_1)}'
+    write_raw(path, f'{{"schema": 1, "device": {{}}, "kernels": {{"c": {{}},"a": "broken", {raw}}}}}')
+    before = path.read_text()
+    assert prune_baselines(path, ["absent"]) == ()
+    assert prune_baselines(path, []) == ()
+    assert path.read_text() == before
+    assert prune_baselines(path, ["a", "absent", "c"]) == ("c", "a")
+    assert raw in path.read_text()
+    assert load_baselines(path).rows == {"b": ROW}
+    assert prune_baselines(path, ["b"]) == ("b",)
+    assert not path.exists()
+    assert prune_baselines(path, ["b"]) == ()
 
 
 def test_new_facts_of_the_device_come_with_a_changed_row(path: Path) -> None:
@@ -168,16 +298,23 @@ def test_a_malformed_row_that_is_not_updated_stays_and_one_that_is_gets_replaced
 
 numbers = st.floats(min_value=0.001, max_value=1000)
 texts = st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2)
-baselines = st.builds(
-    Baseline,
-    config=st.dictionaries(st.text(max_size=4), st.integers() | st.lists(st.integers(), max_size=3), max_size=3),
+sessions = st.builds(
+    StoredSession,
     latency_ms=numbers,
     yardsticks=st.just({"reference": 1.0}),
     ratios=st.just({"reference": 2.0}),
     noise=numbers,
     blocks=st.integers(1, 99),
-    contract=texts,
+    environment=texts,
     recorded=texts,
+)
+baselines = st.builds(
+    Baseline,
+    config=st.dictionaries(st.text(max_size=4), st.integers() | st.lists(st.integers(), max_size=3), max_size=3),
+    contract=texts,
+    sessions=st.lists(sessions, min_size=1, max_size=2).map(tuple),
+    source=st.text(max_size=4),
+    past=st.lists(texts, max_size=2).map(tuple),
 )
 kernel_names = st.sampled_from(["softmax", "soft\\max", 'a"b', "{", "}", "ü[1]", "], ", ""]) | st.text(max_size=6)
 anything = st.recursive(
@@ -291,6 +428,8 @@ def test_a_gitignore_that_was_there_stays(path: Path) -> None:
         ('{"schema": 1, "device": {}, "kernels": []}', "'kernels'"),
         ('{"schema": 1, "device": {}, "kernels": {"softmax": {}, "softmax": {}}}', "'softmax' stands in it twice"),
         ('{"schema": 1, "device": {}, "device": {}, "kernels": {}}', "'device' stands in it twice"),
+        ('{"schema": 2, "device": {}, "kernels": {"softmax": {"latency_ms": 1', "delimiter"),
+        ('{"schema": 2, "device": {"clock": NaN}, "kernels": {}}', "NaN is not JSON"),
     ],
 )
 def test_a_malformed_file_is_an_error_that_says_what_to_do(path: Path, text: str, complaint: str) -> None:
@@ -315,6 +454,44 @@ def test_a_malformed_row_is_an_error_that_names_it(path: Path, value: str) -> No
     assert "delete it and run `pytest --autotune=none --update-baselines`" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('"latency_ms": 1.25', '"latency_ms": 0', "latency_ms must be a finite number > 0, not 0"),
+        ('"latency_ms": 1.25', '"latency_ms": NaN', "latency_ms must be a finite number > 0, not nan"),
+        ('"latency_ms": 1.25', '"latency_ms": 1e999', "latency_ms must be a finite number > 0, not inf"),
+        ('"latency_ms": 1.25', '"latency_ms": "1.25"', "latency_ms must be a finite number > 0, not '1.25'"),
+        ('"latency_ms": 1.25, ', "", "session lacks latency_ms"),
+        ('"noise": 0.01', '"noise": -0.01', "noise must be a finite number >= 0, not -0.01"),
+        ('"blocks": 16', '"blocks": 1.5', "blocks must be a positive integer, not 1.5"),
+        ('{"reference": 0.5}', '{"reference": 0}', "ratios.reference must be a finite number > 0, not 0"),
+        ('{"reference": 0.5}', '{"copy": 0.5}', "ratios must name the same yardsticks as yardsticks"),
+        ('"past": []', '"past": {}', "past must be a list, not {}"),
+        ('"past": []', '"past": [1]', "past must be an object, not 1"),
+        ('"source": ""', '"source": 1', "source must be a string, not 1"),
+        ('"source": ""', '"sauce": ""', "baseline has the unknown sauce"),
+        ('"blocks": 16', '"blocks": 16, "blocks": 17', "'blocks' stands in it twice"),
+    ],
+)
+def test_what_a_hand_broke_is_named_with_its_row(path: Path, old: str, new: str, complaint: str) -> None:
+    write_baselines(path, DEVICE, {"good": row(3.0), "softmax[n1024]": ROW})
+    head, row_text = path.read_text().rsplit('"softmax[n1024]"', 1)
+    assert old in row_text
+    write_raw(path, f'{head}"softmax[n1024]"{row_text.replace(old, new)}')
+    with pytest.raises(StoreError) as caught:
+        load_baselines(path)
+    assert str(path) in str(caught.value)
+    assert f"'softmax[n1024]' is malformed: {complaint}; " in str(caught.value)
+    assert "restore it from version control" in str(caught.value)
+
+
+def test_a_row_without_sessions_is_malformed(path: Path) -> None:
+    empty = json.dumps({**ROW.to_json(), "sessions": []})
+    write_raw(path, f'{{"schema": 2, "device": {{}}, "kernels": {{"a": {empty}}}}}')
+    with pytest.raises(StoreError, match="'a' is malformed: sessions must be a list of at least one"):
+        load_baselines(path)
+
+
 @pytest.mark.parametrize("style", ["merge", "diff3"])
 def test_conflict_markers_are_called_that(path: Path, tmp_path: Path, style: str) -> None:
     """Markers as git itself writes them, from two branches that both changed a row."""
@@ -337,30 +514,49 @@ def test_conflict_markers_are_called_that(path: Path, tmp_path: Path, style: str
     git("merge", "two")
     assert "<<<<<<<" in path.read_text()
     line = path.read_text().splitlines().index("<<<<<<< HEAD") + 1
-    with pytest.raises(
-        StoreError, match=rf"test_softmax.json holds conflict markers \(line {line}\): finish the merge"
-    ):
+    with pytest.raises(StoreError, match=rf"holds conflict markers \(line {line}\): run .*{path}.*finish the merge"):
         load_baselines(path)
 
 
-def test_changes_of_different_rows_merge(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"a": 2.0}, {"b": 3.0}),
+        ({"new": 2.0}, {"c": 3.0}),
+        ({"new": 2.0}, {"0": 3.0}),
+        ({"0": 2.0}, {"a": 3.0}),
+        ({"bb": 2.0, "c": 4.0}, {"b": 3.0}),
+        ({"c": None}, {"b": 3.0}),
+        ({"a": None}, {"b": 3.0}),
+    ],
+    ids=str,
+)
+def test_changes_of_different_rows_merge_as_text(
+    path: Path, tmp_path: Path, one: dict[str, float | None], two: dict[str, float | None]
+) -> None:
+    """None: the row is removed."""
+
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, check=True)
 
-    def commit(**rows: Baseline) -> None:
-        write_baselines(path, DEVICE, rows)
+    def commit(latencies: Mapping[str, float | None]) -> None:
+        rows = {name: row(ms) for name, ms in latencies.items() if ms is not None}
+        write_baselines(path, DEVICE, {name: replace(each, source=str(each.latency_ms)) for name, each in rows.items()})
+        prune_baselines(path, latencies.keys() - rows)
         git("add", ".")
         git("commit", "-m", "baselines")
 
+    base = {"a": 1.25, "b": 1.25, "c": 1.25}
     git("init", "-q", "-b", "one")
-    commit(a=ROW, b=ROW, c=ROW)
+    commit(base)
     git("checkout", "-b", "two")
-    commit(a=row(2.0))
+    commit(two)
     git("checkout", "one")
-    commit(b=row(3.0))
+    commit(one)
     git("merge", "two", "-m", "merged")
-    assert load_baselines(path).rows == {"a": row(2.0), "b": row(3.0), "c": ROW}
+    wanted = {name: ms for name, ms in {**base, **one, **two}.items() if ms is not None}
+    assert {name: each.latency_ms for name, each in load_baselines(path).rows.items()} == wanted
 
 
 def test_a_newer_file_is_neither_read_nor_written(path: Path) -> None:
@@ -379,6 +575,15 @@ def test_a_device_that_is_no_json_changes_nothing(path: Path) -> None:
     facts: dict[str, Any] = {"clock": float("nan")}
     with pytest.raises(StoreError, match=r"'device'.*test_softmax.json"):
         write_baselines(path, facts, {"a": row(2.0)})
+    assert path.read_bytes() == before
+
+
+def test_a_row_that_is_no_json_changes_nothing(path: Path) -> None:
+    write_baselines(path, DEVICE, {"a": ROW})
+    before = path.read_bytes()
+    for value in (float("inf"), {1}):
+        with pytest.raises(StoreError, match=r"cannot write 'a' to .*test_softmax.json"):
+            write_baselines(path, DEVICE, {"a": replace(ROW, config={"B": value})})
     assert path.read_bytes() == before
 
 
