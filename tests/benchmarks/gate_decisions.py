@@ -1,28 +1,29 @@
-"""Gate decisions on unchanged kernels of the examples: ``python -m tests.benchmarks.gate_decisions [SESSIONS [EACH]]``.
+"""The gate's self-test on kernels of the examples: ``python -m tests.benchmarks.gate_decisions [DECISIONS [PERCENT]]``.
 
-A baseline is measured in one GPU worker; then SESSIONS fresh workers make EACH decisions on the same kernel and config.
-Prints how often each verdict was given, how far the changes scattered, and what a decision took. Needs a CUDA GPU.
+Decisions of each kind (default 20) on each kernel beside itself and beside itself slowed, by a threshold of PERCENT
+(default 3), as ``--gate-self-test`` makes them. Needs a CUDA GPU.
 """
 
 from __future__ import annotations
 
-import statistics
+import os
 import sys
-import time
-from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pytest_kerneltune.backends.slowed import SlowedKernel
 from pytest_kerneltune.backends.triton import TritonKernel
 from pytest_kerneltune.benchmark import Benchmark, Limits
 from pytest_kerneltune.gate import Policy
-from pytest_kerneltune.gpu import GpuWatch, cuda_device
-from pytest_kerneltune.judging import Contract, Watch, measure
+from pytest_kerneltune.gpu import cuda_device
+from pytest_kerneltune.guard import Guard
+from pytest_kerneltune.judging import METHOD, Contract
 from pytest_kerneltune.launcher import Workers
-from pytest_kerneltune.record import measured_baseline
+from pytest_kerneltune.report.selftest import table
+from pytest_kerneltune.selftest import self_test
+from pytest_kerneltune.selftest_summary import SelfTest
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 
@@ -64,35 +65,29 @@ def kernels() -> Mapping[str, tuple[TritonKernel, Config]]:
     }
 
 
-def decisions(kernel: TritonKernel, config: Config, sessions: int, each: int, workers: Workers) -> str:
-    device = cuda_device()
-    watch: Any = partial(GpuWatch, device.uuid)
-    typed: type[AbstractContextManager[Watch]] = watch
-    bench = Benchmark(kernel, ConfigSpace({}), workers, Limits())
-    contract, policy = Contract({"method": bench.start()}, "cuda", typed), Policy()
-    first = measure(bench, config, None, contract, policy)
-    baseline = measured_baseline(first.blocks, config, contract.facts, {})
-    kinds: Counter[str] = Counter()
-    changes, seconds = [], []
-    for _ in range(sessions):
-        bench.restart()
-        bench.start()
-        for _ in range(each):
-            start = time.monotonic()
-            verdict = measure(bench, config, baseline, contract, policy).verdict(baseline, contract, policy)
-            seconds.append(time.monotonic() - start)
-            kinds[verdict.kind.value] += 1
-            changes += [abs(verdict.change.estimate)] if verdict.change else []
-    far = 100 * max(changes, default=float("nan"))
-    return f"{dict(kinds)}, largest change {far:.2f}%, {statistics.median(seconds):.2f} s a decision (median)"
+def tested(kernel: TritonKernel, config: Config, decisions: int, policy: Policy, workers: Workers) -> SelfTest:
+    """The self-test of one kernel."""
+    bench = Benchmark(SlowedKernel(kernel), ConfigSpace({}), workers, Limits())
+    bench.start()
+    contract = Contract(
+        {METHOD: bench.method(config)},
+        "cuda",
+        partial(Guard, "cuda", lambda: bench.pid, os.environ, cuda_device().uuid),
+    )
+    return self_test(bench, config, contract, policy, decisions)
+
+
+def main(decisions: int = 20, percent: float = 3.0) -> None:
+    workers = Workers(1)
+    try:
+        found = {
+            name: tested(kernel, config, decisions, Policy(threshold=percent / 100), workers)
+            for name, (kernel, config) in kernels().items()
+        }
+        print("\n".join(line.text for line in table(found, 200)))  # noqa: T201
+    finally:
+        workers.close()
 
 
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:]]
-    sessions, each = [*given, *(5, 20)[len(given) :]]
-    shared = Workers(1)
-    try:
-        for name, (kernel, config) in kernels().items():
-            print(f"{name}: {decisions(kernel, config, sessions, each, shared)}", flush=True)  # noqa: T201
-    finally:
-        shared.close()
+    main(*map(int, sys.argv[1:2]), *map(float, sys.argv[2:3]))
