@@ -15,9 +15,17 @@ COMMANDS = {
         "pytest_kerneltune.commands.doctor",
         "whether this machine can measure, how finely, and what to change",
     ),
+    "baselines": (
+        "pytest_kerneltune.commands.baselines",
+        "list baselines, show their history, merge two branches' and remove those of tests that are gone",
+    ),
     "compare-searches": (
         "pytest_kerneltune.commands.compare_searches",
         "how fast searches find good configs, on recorded search spaces",
+    ),
+    "self-test": (
+        "pytest_kerneltune.commands.self_test",
+        "how far the gate can be trusted on your kernels, on this machine",
     ),
     "record-spaces": (
         "pytest_kerneltune.commands.record_spaces",
@@ -40,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in given[:1]:
             import_module(module).describe(command)
             command.set_defaults(run=import_module(module).run)
-    options = parser.parse_args(given)
+    ours, passed_on = _split(given)
+    options = parser.parse_args(ours)
+    if passed_on:
+        if not hasattr(options, "passed_on"):
+            parser.error(f"{given[0]} takes nothing behind --")
+        options.passed_on = passed_on
     try:
         return int(options.run(options))
     except KernelTuneError as error:
@@ -51,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads the output has seen enough; nor may Python flush it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILED
+
+
+def _split(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before a ``--``, and what behind it."""
+    end = list(given).index("--") if "--" in given else len(given)
+    return list(given[:end]), list(given[end + 1 :])
 
 
 if __name__ == "__main__":

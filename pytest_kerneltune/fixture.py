@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_kerneltune.backends import Kernel
     from pytest_kerneltune.outcome import Outcome
     from pytest_kerneltune.session import Evaluation
+    from pytest_kerneltune.workload import Workload
 
 _Scope = Literal["session", "package", "module", "class", "function"]
 
@@ -37,9 +38,10 @@ class TunedKernel:
     "noisy", "invalid", "wrong", "failed" or, where nothing was timed, "checked". ``trials`` are the configs tried.
     """
 
-    def __init__(self, kernel: Kernel, evaluation: Evaluation) -> None:
+    def __init__(self, kernel: Kernel, evaluation: Evaluation, workload: Workload) -> None:
         self._kernel = kernel
         self._evaluation = evaluation
+        self._workload = workload
 
     def __call__(self) -> Any:
         if self._evaluation.config is None:
@@ -48,6 +50,10 @@ class TunedKernel:
 
     def __repr__(self) -> str:
         return f"<TunedKernel {self.outcome.id} {self.verdict} {dict(self.config or {})}>"
+
+    def measure_again(self, evaluate: Callable[[Workload], Evaluation]) -> None:
+        """Have ``evaluate`` find out about the kernel once more: its test runs again."""
+        self._evaluation = evaluate(self._workload)
 
     @property
     def config(self) -> Config | None:
@@ -195,8 +201,9 @@ def _tuned(request: pytest.FixtureRequest, returned: Any, given: _Tunable) -> Tu
             device_name=device.name,
             device_key=device.hard,
             modules=tuple(_modules(given.function)),
+            test=request._pyfuncitem.nodeid,
         )
-        return TunedKernel(kernel, run.evaluate(workload))
+        return TunedKernel(kernel, run.evaluate(workload), workload)
     except KernelTuneError as error:
         # Its text says what is wrong, and none of the user's lines is on the way.
         raise pytest.fail.Exception(f"{file}::{name}: {error}", pytrace=False) from None

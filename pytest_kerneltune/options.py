@@ -328,7 +328,28 @@ OPTIONS = (
         metavar="{" + ",".join(POLICIES) + "}",
         default=lambda environ: "fail" if in_ci(environ) else "warn",
     ),
+    Option(
+        "against",
+        "judge each kernel side by side with itself at the merge base with GITREF, in place of its stored baseline",
+        text,
+        metavar="GITREF",
+    ),
     Option("perf_threshold", "how much slower than its baseline a kernel may be", threshold, "PCT", default="3%"),
+    Option(
+        "gate_self_test",
+        "for each kernel, print how often the gate is right about it: DECISIONS on the kernel as it is, and slowed on "
+        "purpose",
+        whole_number(5),
+        metavar="DECISIONS",
+        bare="20",
+    ),
+    Option(
+        "prune_baselines",
+        "remove the baselines of kernels that are gone from test files that ran completely",
+        boolean,
+        bare="yes",
+        default="no",
+    ),
     _verdict_policy("noisy", "too noisy to judge"),
     _verdict_policy("invalid", "disturbed while it was timed"),
     _verdict_policy("incomparable", "timed in another way than its baseline"),

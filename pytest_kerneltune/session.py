@@ -9,7 +9,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,26 +19,31 @@ from typing import Any
 
 from pytest_kerneltune import judging, verdicts
 from pytest_kerneltune.backends import Kernel
-from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines, other_devices
+from pytest_kerneltune.backends.slowed import SlowedKernel
+from pytest_kerneltune.bases import Bases, History
 from pytest_kerneltune.benchmark import Benchmark, Limits, Site
 from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
 from pytest_kerneltune.devices import Lookup, alike, device_of, parent_uuid, pinned
 from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.errors import KernelError
-from pytest_kerneltune.gate import Policy
-from pytest_kerneltune.gpu import DeviceInfo, GpuWatch, cpu_device, cuda_device
+from pytest_kerneltune.exporting import CODE_FOLDER
+from pytest_kerneltune.gating import Gate
+from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
+from pytest_kerneltune.guard import Guard
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
-from pytest_kerneltune.record import Baseline, measured_baseline
+from pytest_kerneltune.place import BaselinePlace
+from pytest_kerneltune.selftest import self_test
 from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.source import source_digest
+from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Budget, Clock, Config, Trial
 from pytest_kerneltune.turns import DeviceTurn
 from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 
-_CODE = "code"  # where compiled kernels are kept in the cache, of kinds that have no place of their own
+_TOOLCHAIN = ("python", "numpy", "torch", "triton", "helion")
 _PATIENCE_S = 0.5  # for nvidia-smi's answer, which takes a tenth of it as a rule, before tests are collected
 _DIGEST = 16  # hex digits of a digest in a baseline: enough to tell two kernels' inputs apart, short enough to read
 
@@ -59,15 +64,19 @@ class Evaluation:
 
 class Session:
     """The kernels of one process. ``progress`` is told a kernel's name, where its tuning stands and its budget,
-    ``say`` gets single lines for the user, ``command`` is how the user would repeat the run for one file."""
+    ``say`` gets single lines for the user; ``history`` is needed to compare with older versions of a kernel."""
 
     def __init__(
         self,
         settings: Settings,
         progress: Callable[[str, Progress, Budget], None] = lambda *_: None,
         say: Callable[[str], None] = lambda _: None,
+        history: History | None = None,
     ) -> None:
         self.settings = settings
+        self.bases = Bases(settings, history, self.open_benchmark)
+        self._is_versioned = history is not None
+        self.say = say
         self._workers = Workers(settings.compile_jobs)
         self._warnings: list[str] = []
         self._cache: TuningCache = (
@@ -97,6 +106,12 @@ class Session:
             self._evaluations[key] = _Evaluator(self, workload).evaluate()
         return self._evaluations[key]
 
+    def measure_again(self, workload: Workload) -> Evaluation:
+        """As :meth:`evaluate`, but measured anew, with the config that was found before."""
+        key = (workload.file, workload.name, workload.fingerprint)
+        self._evaluations[key] = _Evaluator(self, workload, self._evaluations.get(key)).evaluate()
+        return self._evaluations[key]
+
     @property
     def tuner(self) -> Tuner:
         return self._tuner
@@ -105,19 +120,32 @@ class Session:
     def cache(self) -> TuningCache:
         return self._cache
 
+    def warn(self, text: str) -> None:
+        """Have ``text`` told with the next kernel."""
+        self._warnings.append(text)
+
     def take_warnings(self) -> tuple[str, ...]:
-        """What the cache warned of since the last call."""
+        """What was warned of since the last call."""
         taken, self._warnings[:] = tuple(self._warnings), []
         return taken
 
     def benchmark(self, workload: Workload) -> Benchmark:
-        limits = Limits(self.settings.compile_timeout, self.settings.run_timeout)
-        sites = self._sites(workload.kernel)
+        """Where the configs of the workload's space are measured."""
         keep = getattr(workload.kernel, "keep_code_in", None)
         if keep is not None and self.settings.autotune_cache:
-            keep(self.settings.autotune_cache / _CODE)
+            keep(self.settings.autotune_cache / CODE_FOLDER)
         gauged = self.settings.gating and workload.kernel.clock not in self.instruments
-        return Benchmark(workload.kernel, workload.space, self._workers, limits, sites, workload.modules, gauged)
+        sites = self._sites(workload.kernel)
+        return Benchmark(workload.kernel, workload.space, self._workers, self._limits, sites, workload.modules, gauged)
+
+    def open_benchmark(self, workload: Workload, kernel: Kernel) -> Benchmark:
+        """A benchmark of ``kernel``, made of the workload's own, on the first of its devices."""
+        sites = self._sites(workload.kernel)[:1]
+        return Benchmark(kernel, ConfigSpace({}), self._workers, self._limits, sites, workload.modules)
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(self.settings.compile_timeout, self.settings.run_timeout)
 
     def warm(self) -> None:
         """Get the processes ready that kernels on a GPU will need, where there is one; does not wait for them.
@@ -157,27 +185,30 @@ class Session:
     @cached_property
     def recorded(self) -> Mapping[str, str]:
         """Facts for the record of a baseline."""
-        chosen = {k: v for k, v in versions().items() if k in ("python", "numpy", "torch", "triton")}
-        commit = _commit(self.settings.root)
-        return {"date": datetime.now(UTC).date().isoformat(), **({"commit": commit} if commit else {}), **chosen}
+        commit = _commit(self.settings.root) if self._is_versioned else {}
+        return {"date": datetime.now(UTC).date().isoformat(), **commit}
+
+    def environment(self, device: DeviceInfo) -> Mapping[str, str]:
+        """What may differ between comparable measurements."""
+        return {**device.soft, **{k: v for k, v in versions().items() if k in _TOOLCHAIN}}
 
     def close(self) -> None:
         """End all worker processes."""
         self._tuner.close()
+        self.bases.close()
         self._workers.close()
 
 
 class _Evaluator:
     """One kernel's way from workload to evaluation."""
 
-    def __init__(self, session: Session, workload: Workload) -> None:
+    def __init__(self, session: Session, workload: Workload, earlier: Evaluation | None = None) -> None:
+        """``earlier`` is what was found out before, of a kernel that is measured again."""
         self._session, self._workload, self._settings = session, workload, session.settings
+        self._earlier = earlier
         self._device = session.device(workload.kernel)
-        self._slug = device_slug(self._device.name)
-        self._folder, self._module = self._baseline_place()
-        self._file = baseline_path(self._folder, self._slug, self._module)
-        stored = load_baselines(self._file).rows.get(workload.name)
-        self._baseline = stored if stored is None else self._in_space(stored)
+        self._place = BaselinePlace(session.settings, workload, self._device.name)
+        self._baseline = self._place.stored()
 
     def evaluate(self) -> Evaluation:
         bench: Benchmark | None = None
@@ -186,10 +217,8 @@ class _Evaluator:
             bench.begin(timed=self._settings.gating)  # goes on while the first configs are chosen and compiled
             if not self._settings.gating:
                 return self._run_once(bench)
-            if not self._settings.searching or self._settings.autotune_effort == "none":
-                choice = best_known(self._workload, self._baseline, self._session.cache)
-            else:
-                choice = self._session.tuner.tuned(self._workload, bench, self._device.facts)
+            self._session.bases.prepare(self._workload)
+            choice = self._choice(bench)
             bench.start()
             if bench.instrument:
                 self._session.instruments[self._workload.kernel.clock] = bench.instrument
@@ -199,6 +228,15 @@ class _Evaluator:
         finally:
             if bench is not None:
                 bench.close()
+
+    def _choice(self, bench: Benchmark) -> Choice:
+        """The config to judge: found before in this process, else known, else searched for."""
+        earlier = self._earlier
+        if earlier is not None and earlier.config is not None:
+            return Choice(earlier.config, earlier.outcome.search, earlier.trials)
+        if earlier is not None or not self._settings.searching or self._settings.autotune_effort == "none":
+            return best_known(self._workload, self._baseline, self._session.cache)
+        return self._session.tuner.tuned(self._workload, bench, self._device.facts)
 
     def _run_once(self, bench: Benchmark) -> Evaluation:
         choice = best_known(self._workload, self._baseline, self._session.cache)
@@ -214,34 +252,53 @@ class _Evaluator:
             return self._evaluation(bench, choice, verdicts.unusable(name, choice.trials))
         if not (trial := bench.check(choice.config)).ok:
             return self._evaluation(bench, replace(choice, config=None), verdicts.unusable(name, [trial]))
-        wanted = "" if self._baseline is None else self._baseline.contract.get(judging.METHOD, "")
-        method = bench.method(choice.config, wanted)  # the baseline's where it works: else they can't be compared
-        contract = self._contract(method)
-        policy = Policy(threshold=self._threshold)
-        others = other_devices(self._folder, self._module, self._slug) if self._baseline is None else ()
-        known = self._baseline is not None and self._workload.space.contains(self._baseline.config)
-        measured = judging.measure(bench, choice.config, self._baseline, contract, policy, known)
-
-        def verdict_at(threshold: float | None, missing: str | None) -> VerdictSummary:
-            chosen = policy if threshold is None else Policy(threshold=threshold)
-            verdict = measured.verdict(self._baseline, contract, chosen)
-            subject = verdicts.Subject(name, self._command, measured.latency_ms, measured.config, others)
-            return verdicts.judged(verdict, self._baseline, subject, self._settings, missing)
-
-        verdict = verdict_at(None, None)
-        choice = replace(choice, config=measured.config)
-        row = None
-        if verdict.kind != "invalid":
-            row = measured_baseline(measured.blocks, measured.config, contract.facts, self._session.recorded).to_json()
-        evaluation = self._evaluation(bench, choice, verdict)
+        gate = self._gate(bench, choice.config)
+        measured = gate.measure(bench, choice.config)
+        verdict = gate.judged(measured)
+        evaluation = self._evaluation(bench, replace(choice, config=measured.config), verdict)
         outcome = replace(
             evaluation.outcome,
             latency_ms=measured.latency_ms,
             reference_ms=measured.reference_ms,
-            method=method,
-            baseline=row,
+            method=gate.contract.method,
+            baseline=gate.row(bench, measured, verdict),
+            previous_ms=gate.previous_ms(measured),
+            young=gate.young(verdict),
+            self_test=self._self_tested(gate, measured.config),
         )
-        return replace(evaluation, outcome=outcome, verdict_at=verdict_at)
+        outcome = replace(outcome, warnings=(*outcome.warnings, *self._session.take_warnings()))
+        return replace(evaluation, outcome=outcome, verdict_at=partial(gate.judged, measured))
+
+    def _gate(self, bench: Benchmark, config: Config) -> Gate:
+        wanted = "" if self._baseline is None else self._baseline.contract.get(judging.METHOD, "")
+        method = bench.method(config, wanted)  # the baseline's where it works: else they can't be compared
+        session = self._session
+        return Gate(
+            self._settings,
+            self._workload,
+            self._place,
+            self._baseline,
+            self._contract(bench, method),
+            session.bases,
+            session.recorded,
+            self._command,
+        )
+
+    def _self_tested(self, gate: Gate, config: Config) -> Mapping[str, Any]:
+        if self._settings.gate_self_test is None:
+            return {}
+        if self._earlier is not None:
+            return self._earlier.outcome.self_test
+        decisions, say, name = self._settings.gate_self_test, self._session.say, self._workload.name
+        try:
+            with closing(self._session.open_benchmark(self._workload, SlowedKernel(self._workload.kernel))) as bench:
+                found = self_test(
+                    bench, config, gate.contract, gate.policy, decisions, lambda text: say(f"{name}: {text}")
+                )
+        except KernelError as error:
+            self._session.warn(f"{name}: gate self-test: {error}")
+            return {}
+        return found.to_json()
 
     def _evaluation(self, bench: Benchmark, choice: Choice, verdict: VerdictSummary) -> Evaluation:
         outcome = self._outcome(choice, verdict)
@@ -263,32 +320,13 @@ class _Evaluator:
             search=choice.summary if choice else verdicts.NO_SEARCH,
             verdict=verdict,
             previous_ms=baseline.latency_ms if baseline is not None else None,
-            baseline_file=self._shown(self._file),
+            baseline_file=self._place.shown,
             trials=tuple(t.to_json() for t in choice.trials) if choice else (),
             warnings=self._session.take_warnings(),
             instrument=dict(self._session.instruments.get(workload.kernel.clock, {})),
         )
 
-    def _baseline_place(self) -> tuple[Path, str]:
-        """The directory of the baselines, and what the kernel's file is called there."""
-        root, settings = self._settings.root, self._settings
-        file = root / self._workload.file
-        if settings.baseline_dir is None:
-            return file.parent / "__kerneltune__", file.stem
-        # One directory for all: modules of one name are told apart by their folders.
-        inside = file.parent.relative_to(root) if file.is_relative_to(root) else Path()
-        return settings.baseline_dir, str(inside / file.stem)
-
-    def _shown(self, path: Path) -> str:
-        root = self._settings.root
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-    def _in_space(self, stored: Baseline) -> Baseline:
-        """The baseline with its config as this space spells it; as stored where the space no longer has it."""
-        space = self._workload.space
-        return replace(stored, config=space.canonical(stored.config)) if space.contains(stored.config) else stored
-
-    def _contract(self, method: str) -> judging.Contract:
+    def _contract(self, bench: Benchmark, method: str) -> judging.Contract:
         clock: Clock = self._workload.kernel.clock
         reference = self._workload.kernel.program().reference
         facts = {
@@ -297,34 +335,19 @@ class _Evaluator:
             "inputs": self._workload.inputs_digest[:_DIGEST],
             "reference": "none" if reference is None else source_digest([reference])[:_DIGEST],
         }
-        on_gpu = clock == "cuda"
-        watch: Callable[[], AbstractContextManager[judging.Watch]]
-        watch = partial(GpuWatch, self._session.gpu_of(self._device) or None) if on_gpu else _NoWatch
-        return judging.Contract(facts, clock, watch)
-
-    @property
-    def _threshold(self) -> float:
-        own = self._workload.threshold
-        return self._settings.perf_threshold if own is None else own
+        gpu = self._session.gpu_of(self._device) if clock == "cuda" else ""
+        watch = partial(Guard, clock, lambda: bench.pid, environment(), gpu)
+        return judging.Contract(facts, clock, watch, self._session.environment(self._device))
 
     @property
     def _command(self) -> str:
         """This run for one file, as it would be typed here."""
         settings = self._settings
-        folder = settings.baseline_dir
+        folder, against = settings.baseline_dir, settings.against
         options = [] if folder is None else [f"--baseline-dir={os.path.relpath(folder)}"]
+        options += [] if against is None else [f"--against={against}"]
         file = os.path.relpath(settings.root / self._workload.file)
         return shlex.join(["pytest", file, f"--autotune={settings.autotune}", *options])
-
-
-class _NoWatch(AbstractContextManager["_NoWatch"]):
-    """Nothing to watch on a CPU."""
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def disturbances(self) -> list[str]:
-        return []
 
 
 def _known(choice: Choice) -> Config:
@@ -332,9 +355,15 @@ def _known(choice: Choice) -> Config:
     return choice.config
 
 
-def _commit(root: Path) -> str:
-    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    try:
+def _commit(root: Path) -> dict[str, str]:
+    """The commit that is checked out, and whether files that it holds were changed since."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return {"commit": commit, **({"changes": "uncommitted"} if git("status", "--porcelain", "-uno") else {})}
     except (OSError, subprocess.SubprocessError):  # no git, or no repository: the record goes without
-        return ""
+        return {}

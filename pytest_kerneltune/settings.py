@@ -155,7 +155,10 @@ class Settings:
     baseline_dir: Path | None
     update_baselines: frozenset[str]
     missing_baseline: str
+    against: str | None
     perf_threshold: float
+    gate_self_test: int | None
+    prune_baselines: bool
     noisy_verdict: str
     invalid_verdict: str
     incomparable_verdict: str
@@ -191,6 +194,12 @@ class Settings:
             step_summary=Path(summary) if summary else None,
         )
         settings._check()
+        for flag in ("against", "gate_self_test", "prune_baselines"):
+            if option(flag) is not None and not settings.gating:  # from an ini file it waits for --autotune
+                raise UsageError(
+                    f"--{flag.replace('_', '-')} needs latencies, and nothing is timed without --autotune; add "
+                    "--autotune=none to time the best known configs, or --autotune to search for better ones"
+                )
         return settings
 
     def _check(self) -> None:

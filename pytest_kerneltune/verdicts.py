@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pytest_kerneltune.errors import GateFailure, MissingBaseline, NothingMeasured, PerformanceRegression, WrongOutput
 from pytest_kerneltune.gate import Verdict, VerdictKind, regression_message
+from pytest_kerneltune.gate.wording import config_words
 from pytest_kerneltune.outcome import SearchSummary, VerdictSummary
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.settings import Settings
@@ -16,7 +17,7 @@ from pytest_kerneltune.trial import Config, Status, Trial
 CHECKED, WRONG, FAILED = "checked", "wrong", "failed"
 REMEDIES: Mapping[str, str] = {
     "regressed": "if this is wanted, accept it with: {command} --update-baselines=regressed",
-    "invalid": "measure again while nothing else runs on the device: {command}",
+    "invalid": "measure again without what disturbed it: {command}",
     "noisy": "measure again, or allow the kernel more with @tunable(threshold=...): {command}",
     "incomparable": "record a new baseline: {command} --update-baselines=new",
     "new": "record a baseline: {command} --update-baselines=new",
@@ -25,6 +26,7 @@ REMEDIES: Mapping[str, str] = {
 """What to do about a verdict, by its kind; ``command`` is the command of this run."""
 
 NO_SEARCH = SearchSummary("none")
+_MERGED = "allow the kernel more with @tunable(threshold=...), or merge: what is merged is the next base"
 _SHOWN_FAILURES = 5
 _SHOWN_DEVICES = 5
 
@@ -50,15 +52,18 @@ def judged(
     kind = verdict.kind
     accepted = settings.updates(kind.value) and kind is not VerdictKind.INVALID  # which is never made a baseline
     fails = _fails(kind, settings, missing or settings.missing_baseline) and not accepted
+    if kind is VerdictKind.NEW and verdict.basis:
+        fails = False  # it is not there that nothing is stored, but that there was no such kernel
     details, reason = "", verdict.reason
     if kind is VerdictKind.NEW and subject.other_devices:
         reason += f"; other devices have baselines of this file: {', '.join(subject.other_devices[:_SHOWN_DEVICES])}"
-    if kind is VerdictKind.REGRESSED and baseline is not None:
-        accept = f"{subject.command} --update-baselines=regressed"
+    if kind is VerdictKind.REGRESSED and (baseline is not None or verdict.then_ms is not None):
+        accept = _MERGED if settings.against is not None else f"{subject.command} --update-baselines=regressed"
         details = regression_message(verdict, baseline, subject.latency_ms, subject.config, subject.name, accept)
     elif fails:
-        remedy = REMEDIES[kind.value].format(command=subject.command)
-        details = f"{subject.name} {kind.value}: {reason}\n  {remedy}"
+        details = f"{subject.name} {kind.value}: {reason}"
+        if settings.against is None or kind is not VerdictKind.INCOMPARABLE:  # nothing stored would help there
+            details += f"\n  {REMEDIES[kind.value].format(command=subject.command)}"
     return VerdictSummary(
         kind=kind.value,
         summary=reason,
@@ -69,6 +74,9 @@ def judged(
         search_change=_numbers(verdict.search_change),
         threshold=verdict.threshold,
         blame=verdict.blame,
+        basis=verdict.basis,
+        remarks=verdict.remarks,
+        against=verdict.against,
     )
 
 
@@ -81,7 +89,7 @@ def unusable(name: str, trials: Sequence[Trial]) -> VerdictSummary:
     """Nothing works: wrong output if that is among the reasons, since correctness comes before speed."""
     wrong = [t for t in trials if t.status is Status.WRONG]
     shown = (wrong or list(trials))[:_SHOWN_FAILURES]
-    lines = [f"  {_words(t.config)}: {t.status.value}: {t.reason}" for t in shown]
+    lines = [f"  {config_words(t.config)}: {t.status.value}: {t.reason}" for t in shown]
     more = [f"  ... and {len(trials) - len(shown)} more"] if len(trials) > len(shown) else []
     if wrong:
         summary = f"output differs from the reference: {wrong[0].reason.removeprefix('output ')}"
@@ -125,7 +133,3 @@ def _fails(kind: VerdictKind, settings: Settings, missing: str) -> bool:
 
 def _numbers(change: Interval | None) -> tuple[float, float, float] | None:
     return None if change is None else (change.estimate, change.low, change.high)
-
-
-def _words(config: Config) -> str:
-    return ", ".join(f"{name}={value}" for name, value in config.items()) or "(no parameters)"

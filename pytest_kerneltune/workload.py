@@ -30,7 +30,7 @@ class Workload:
     root directory, with slashes. ``configs`` are the user's known-good configs, made canonical here (SpaceError where
     one does not fit). ``threshold`` is a fraction and ``target_ms`` a latency that is good enough, None the
     session's. ``device_key`` holds what tells devices (in strict mode toolchains too) apart, ``device_name`` is for
-    people. Functions of ``modules`` travel by value.
+    people. Functions of ``modules`` travel by value. ``test`` is the node id of the test that asked first.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Workload:
     device_name: str = ""
     device_key: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[ModuleType, ...] = ()
+    test: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "configs", tuple(self.space.canonical(config) for config in self.configs))

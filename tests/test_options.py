@@ -33,6 +33,7 @@ def read(name: str, text: str, base: Path = Path("/base")) -> object:
 
 def test_the_flags_are_those_promised() -> None:
     assert {
+        "--against",
         "--autotune",
         "--autotune-effort",
         "--autotune-budget",
@@ -44,8 +45,10 @@ def test_the_flags_are_those_promised() -> None:
         "--autotune-json",
         "--baseline-dir",
         "--update-baselines",
+        "--gate-self-test",
         "--missing-baseline",
         "--perf-threshold",
+        "--prune-baselines",
     } == FLAGS
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.baseline import baseline_path, write_baselines
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.gpu import cpu_device
-from pytest_kerneltune.record import Baseline
+from pytest_kerneltune.record import Baseline, measured_baseline
 from pytest_kerneltune.session import Evaluation, Session
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.space import ConfigSpace
@@ -75,7 +76,7 @@ def store_baseline(root: Path, evaluation: Evaluation, **changes: Any) -> None:
     """Write what the evaluation measured as the baseline, as --update-baselines would, with ``changes``."""
     outcome = evaluation.outcome
     assert outcome.baseline is not None
-    row = Baseline.from_json({**outcome.baseline, **changes})
+    row = replace(Baseline.from_json(outcome.baseline), **changes)
     write_baselines(root / outcome.baseline_file, {"name": outcome.device}, {outcome.name: row})
 
 
@@ -103,7 +104,7 @@ def test_a_kernel_is_evaluated_once_whoever_asks(opened: Open) -> None:
 
 
 def test_a_new_kernel_is_told_which_other_devices_have_baselines(opened: Open, root: Path) -> None:
-    other = Baseline({"n": 0}, 1.0, {}, {}, 0.01, 16, {"method": "wall"})
+    other = measured_baseline({"winner": [1.0] * 16}, {"n": 0}, {"method": "wall"}, {})
     for inside in (root / "perf" / "__kerneltune__", root / "baselines"):
         module = "test_it" if inside.name == "__kerneltune__" else "perf/test_it"
         write_baselines(baseline_path(inside, "another-device", module), {}, {"kernel": other})
@@ -129,7 +130,7 @@ def test_without_a_search_the_best_known_config_is_timed(opened: Open, root: Pat
 
 def test_a_baseline_of_an_older_space_is_no_config_and_no_obstacle(opened: Open, root: Path) -> None:
     first = opened(autotune="FiniteSearch", autotune_cache="off").evaluate(workload(Counted()))
-    store_baseline(root, first, config={"tile": [1, 2], "gone": 3}, latency_ms=1e-3)
+    store_baseline(root, first, config={"tile": [1, 2], "gone": 3})
     for autotune in ("none", "FiniteSearch"):
         evaluation = opened(autotune=autotune, autotune_cache="off").evaluate(workload(Counted()))
         assert evaluation.config in ({"n": 3}, {"n": 0})
@@ -200,13 +201,14 @@ def test_a_latency_is_that_of_the_final_measurement_not_of_the_search(opened: Op
     assert 0 < outcome.latency_ms < math.inf
     assert outcome.latency_ms not in [t.latency_ms for t in evaluation.trials]
     assert outcome.baseline is not None
-    assert outcome.baseline["blocks"] >= 16
+    assert [session["blocks"] for session in outcome.baseline["sessions"]] >= [16]
 
 
 # Processes beside each other
 
 CHILD = """
 import os, sys, time
+from dataclasses import replace
 from pathlib import Path
 from pytest_kerneltune import integer, tune
 

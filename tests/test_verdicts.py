@@ -10,14 +10,14 @@ import pytest
 
 from pytest_kerneltune.errors import MissingBaseline, NothingMeasured, PerformanceRegression, WrongOutput
 from pytest_kerneltune.gate import Verdict, VerdictKind
-from pytest_kerneltune.record import Baseline
+from pytest_kerneltune.record import Baseline, StoredSession
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.statistics import Interval
 from pytest_kerneltune.trial import Status, Trial
 from pytest_kerneltune.verdicts import Subject, broken, checked, failure, judged, unusable
 
 SUBJECT = Subject("softmax", "pytest test_a.py --autotune=none", 2.0, {"block": 1})
-BASELINE = Baseline({"block": 1}, 1.0, {}, {}, 0.01, 16, {"method": "wall"})
+BASELINE = Baseline({"block": 1}, {"method": "wall"}, (StoredSession(1.0, {}, {}, 0.01, 16),))
 SLOWER = Verdict(VerdictKind.REGRESSED, "slower", change=Interval(1.0, 0.9, 1.1), threshold=0.03, blame="code")
 
 
@@ -81,7 +81,7 @@ def test_a_disturbed_measurement_is_never_a_baseline_so_it_fails_all_the_same() 
         (VerdictKind.NEW, {"missing_baseline": "fail"}, "--update-baselines=new"),
         (VerdictKind.INCOMPARABLE, {"incomparable_verdict": "fail"}, "--update-baselines=new"),
         (VerdictKind.NOISY, {"noisy_verdict": "fail"}, "measure again"),
-        (VerdictKind.INVALID, {"invalid_verdict": "fail"}, "while nothing else runs on the device"),
+        (VerdictKind.INVALID, {"invalid_verdict": "fail"}, "without what disturbed it"),
         (VerdictKind.REGRESSED, {}, "--update-baselines=regressed"),
     ],
 )
