@@ -79,7 +79,11 @@ class VerdictSummary:
     """The verdict: ``kind`` is one of gate.VerdictKind's values, or "wrong", "failed" (nothing could be measured)
     or "checked" (ran once, was not timed). Changes are fractions (0.05 is 5% slower than the baseline), each an
     estimate with its confidence interval [low, high]; None where unknown. ``summary`` is one line, ``details`` the
-    whole text for the user, ``fails`` whether a test that uses the kernel fails."""
+    whole text for the user, ``fails`` whether a test that uses the kernel fails. ``basis`` says what the kernel was
+    compared with: "base" (the code of another commit, run beside it), "baseline" (what is stored), "alone" (stored,
+    without a yardstick: weak), "" for nothing; ``against`` names that in words, a commit last. ``remarks`` are one-line
+    facts about the comparison.
+    """
 
     kind: str
     summary: str
@@ -90,6 +94,9 @@ class VerdictSummary:
     search_change: tuple[float, float, float] | None = None
     threshold: float | None = None
     blame: str = ""
+    basis: str = ""
+    remarks: tuple[str, ...] = ()
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,8 @@ class Outcome:
     ``baseline`` are where and what ``--update-baselines`` would write (None: nothing fit to be a baseline).
     ``previous_ms`` is the stored baseline's latency, ``trials`` the measured configs (``Trial.to_json``) and
     ``instrument`` what was measured of the clock when this process first used it (``Instrument.to_json``).
+    ``self_test`` is what the gate's self-test found, ``is_rerun`` whether this is a further measurement by the same
+    process, ``young`` the number of sessions of a young baseline (0: mature, or none).
     """
 
     file: str
@@ -121,6 +130,9 @@ class Outcome:
     trials: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     instrument: Mapping[str, Any] = field(default_factory=dict)
+    self_test: Mapping[str, Any] = field(default_factory=dict)
+    is_rerun: bool = False
+    young: int = 0
 
     @property
     def id(self) -> str:

@@ -1,11 +1,13 @@
-"""pytest's hooks, each handing over to the session or to a report. Only this module, ``fixture`` and ``testing``
-import pytest; nothing heavy is imported before a kernel needs it."""
+"""pytest's hooks, each handing over to the session or to a report.
+
+Only this module and its neighbours (``items``, ``covering``, ``fixture``, ``identity``, ``testing``) import pytest;
+nothing heavy is imported before a kernel needs it.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -16,18 +18,31 @@ import pytest
 
 from pytest_kerneltune.errors import GateFailure
 from pytest_kerneltune.errors import UsageError as KernelUsageError
+from pytest_kerneltune.items import Requested, fail, judged, judging, message, set_properties
 from pytest_kerneltune.options import OPTIONS, RUN_PLUGIN, spelled_out
 from pytest_kerneltune.settings import Settings, change_environment, environment
 
 if TYPE_CHECKING:
+    from pytest_kerneltune.arrivals import Arrival
+    from pytest_kerneltune.basetree import BaseTree
+    from pytest_kerneltune.covering import Covering
     from pytest_kerneltune.fixture import TunedKernel
     from pytest_kerneltune.live import LiveProgress
-    from pytest_kerneltune.outcome import Outcome, VerdictSummary
+    from pytest_kerneltune.outcome import Outcome
     from pytest_kerneltune.results import Results
+    from pytest_kerneltune.retries import Retries
     from pytest_kerneltune.session import Evaluation, Session
     from pytest_kerneltune.workload import Workload
 
 _MARKER = "kerneltune(threshold=None, missing_baseline=None): judge this test's kernels by another threshold or policy"
+
+_OTHER_ACTIONS = (
+    *("collectonly", "setuponly", "setupplan", "showfixtures", "show_fixtures_per_test"),
+    *("cacheshow", "markers", "help", "version"),
+)
+"""Options with which pytest runs no tests: names of their values."""
+
+_BASE_TREE = "kerneltune_base_tree"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,7 +71,15 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = Settings.from_sources(config.getoption, config.getini, environment(), config.rootpath)
     except KernelUsageError as error:
         raise pytest.UsageError(str(error)) from None
-    config.pluginmanager.register(Run(config, settings), RUN_PLUGIN)
+    if config.getoption("setuponly", False):  # fixtures run and no test does, so that nothing can fail
+        settings = replace(settings, autotune=None)
+    covering = None
+    if settings.gating:
+        from pytest_kerneltune.covering import Covering
+
+        config.pluginmanager.register(covering := Covering(config))
+    config.pluginmanager.register(requested := Requested())
+    config.pluginmanager.register(Run(config, settings, requested, covering), RUN_PLUGIN)
 
 
 class Run:
@@ -65,32 +88,49 @@ class Run:
     By methods, not properties: pytest 8.0 reads every attribute of a plugin when it looks for fixtures.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, requested: Requested, covering: Covering | None
+    ) -> None:
         self._config, self._settings = config, settings
         self._started, self._began = datetime.now(UTC), time.monotonic()
         self._session: Session | None = None
         self._live: LiveProgress | None = None
         self._results: Results | None = None
+        self._retries: Retries | None = None
         self._reported: set[tuple[str, ...]] = set()
-        self._asked: dict[pytest.FixtureDef[Any], list[pytest.FixtureDef[Any]]] = {}
+        self._requested = requested
         self._ran = False
-        self._received: list[dict[str, Any]] = []
+        self._received: list[Arrival] = []
+        self._covering = covering
+        self._base_tree: BaseTree | None = None
 
     def session(self) -> Session:
         """The kernels of this process."""
         if self._session is None:
+            from pytest_kerneltune.against import options_of
+            from pytest_kerneltune.bases import History
             from pytest_kerneltune.session import Session
 
             live = self.live()
-            self._session = Session(self._settings, live.progress, live.say)
+            history = History(self.base_tree, options_of(self._config))
+            self._session = Session(self._settings, live.progress, live.say, history)
         return self._session
 
     def evaluate(self, workload: Workload) -> Evaluation:
         """What the session finds out about a kernel, shown live."""
+        session = self.session()
         try:
-            return self.session().evaluate(workload)
+            return (session.measure_again if self.retries().take(workload.id) else session.evaluate)(workload)
         finally:
             self.live().clear()
+
+    def retries(self) -> Retries:
+        """The kernels of tests that failed."""
+        if self._retries is None:
+            from pytest_kerneltune.retries import Retries
+
+            self._retries = Retries()
+        return self._retries
 
     def live(self) -> LiveProgress:
         """Where progress is shown."""
@@ -106,7 +146,9 @@ class Run:
         from pytest_kerneltune.results import publish
 
         seconds = time.monotonic() - self._began
-        return publish(self._received, self._settings, self._config.invocation_params.args, self._started, seconds)
+        complete = self._covering.coverage.complete() if self._covering is not None else ()
+        args = self._config.invocation_params.args
+        return publish(self._received, self._settings, args, self._started, seconds, complete)
 
     def pytest_report_header(self) -> str | None:
         if not self._settings.gating:
@@ -117,94 +159,132 @@ class Run:
 
     def _warm(self) -> None:
         """Have the session get ready for kernels on a GPU, where this process will tune any."""
-        option = self._config.getoption
-        controls = option("dist", "no") != "no" and not hasattr(self._config, "workerinput")
-        if self._settings.searching and not controls and not option("collectonly"):
+        if self._settings.searching and not self._controls() and self._runs_tests():
             self.session().warm()
 
+    def _controls(self) -> bool:
+        """Whether others run the tests: workers of xdist."""
+        return self._config.getoption("dist", "no") != "no" and not self._is_worker()
+
+    def _is_worker(self) -> bool:
+        return hasattr(self._config, "workerinput")
+
+    def _runs_tests(self) -> bool:
+        """Whether pytest runs tests, and does not only list or plan something."""
+        return not any(self._config.getoption(name, False) for name in _OTHER_ACTIONS)
+
+    def base_tree(self) -> BaseTree:
+        """The checkout of ``--against``, made when first asked for; an xdist worker has its controller's.
+
+        Raises UsageError where git does not have it.
+        """
+        if self._base_tree is None:
+            from pytest_kerneltune.basetree import BaseTree
+
+            root, against = self._settings.root, self._settings.against
+            assert against is not None
+            shared = getattr(self._config, "workerinput", {}).get(_BASE_TREE)
+            self._base_tree = (
+                BaseTree.shared(root, json.loads(shared)) if shared else BaseTree.at_merge_base(root, against)
+            )
+        return self._base_tree
+
     def pytest_sessionstart(self) -> None:
+        if self._controls():
+            self._check_out()  # before there are workers, which would outlive a usage error
         self._warm()  # while the tests are collected
 
     def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
         self._warm()
-        if not hasattr(self._config, "workerinput"):  # xdist would take a usage error there for a crash
+        if not self._is_worker():  # xdist would take a usage error there for a crash
             for item in items:
-                _judging(item)
+                judging(item)
+            if items:
+                self._check_out()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        if tree := self._check_out():
+            node.workerinput[_BASE_TREE] = json.dumps(tree.to_json())
+
+    def _check_out(self) -> BaseTree | None:
+        """The checkout of ``--against`` before any test needs it, so that a wrong one is a usage error."""
+        if self._settings.against is None or not self._settings.gating or not self._runs_tests():
+            return None
+        try:
+            return self.base_tree()
+        except KernelUsageError as error:
+            raise pytest.UsageError(str(error)) from None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if self._retries is not None:
+            self._retries.begin(item.nodeid)
         try:
-            _judging(item)
+            judging(item)
         except pytest.UsageError as error:
             pytest.fail(str(error), pytrace=False)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> None:
-        option = session.config.getoption
-        self._ran = not any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[Any], request: Any
-    ) -> Generator[None, object | None, object | None]:
-        """Remember what the fixture asks for while it is set up: tests that find it ready depend on that too."""
-        __tracebackhide__ = True
-        known = set(request._fixture_defs)
-        try:
-            return (yield)
-        finally:
-            self._asked[fixturedef] = [d for name, d in request._fixture_defs.items() if name not in known]
+    def pytest_runtestloop(self) -> None:
+        self._ran = self._runs_tests()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         __tracebackhide__ = True
-        if unusable := [k for k in self._kernels(item) if k.config is None]:
-            _fail(item, unusable)
+        if unusable := [k for k in self._fresh_kernels(item) if k.config is None]:
+            fail(item, unusable)
         result = yield
-        _fail(item, self._kernels(item))
+        fail(item, self._fresh_kernels(item))
         return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        outcomes = [_outcome(item, k) for k in self._kernels(item)] if call.when == "call" else []
+        kernels = self._requested.kernels(item) if call.when == "call" else []
+        outcomes = [self.retries().told(judged(item, k)) for k in kernels]
         for outcome in outcomes:
-            item.user_properties += [p for p in _properties(outcome) if p not in item.user_properties]
+            set_properties(item, outcome)
         report = yield
-        if call.excinfo is not None and isinstance(call.excinfo.value, GateFailure):
-            report.longrepr = _message(item, call.excinfo)
+        by_gate = call.excinfo is not None and isinstance(call.excinfo.value, GateFailure)
+        if call.excinfo is not None and by_gate:
+            report.longrepr = message(item, call.excinfo)
+        if report.failed and outcomes:
+            self.retries().failed(item.nodeid, [o for o in outcomes if o.verdict.fails or not by_gate])
         if news := [outcome.to_json() for outcome in outcomes if self._is_news(outcome)]:
             # xdist sends an attribute to the controller with the report, before the worker could die. As text, since
             # it can send exact built-in types only.
             report.__dict__["kerneltune"] = json.dumps(news)
         return report
 
-    def _kernels(self, item: pytest.Item) -> list[TunedKernel]:
-        """The tuned kernels that the item's fixtures gave, however they were requested."""
-        request = getattr(item, "_request", None)
-        if request is None or "pytest_kerneltune.fixture" not in sys.modules:
-            return []
-        from pytest_kerneltune.fixture import TunedKernel
-        from pytest_kerneltune.identity import active_definitions
-
-        results = [d.cached_result for d in active_definitions(request, self._asked)]
-        values = [result[0] for result in results if result is not None]
-        return list(dict.fromkeys(value for value in values if isinstance(value, TunedKernel)))
+    def _fresh_kernels(self, item: pytest.Item) -> list[TunedKernel]:
+        """The item's kernels; those that failed it before it was run again are measured anew."""
+        kernels = self._requested.kernels(item)
+        for kernel in kernels:
+            if self.retries().is_due(kernel.outcome.id):  # its fixture lives on, so it was not asked for once more
+                kernel.measure_again(self.evaluate)
+        return kernels
 
     def _is_news(self, outcome: Outcome) -> bool:
         """Whether the controller has not heard of this outcome yet; a marker may have given it another verdict."""
-        key = (outcome.id, outcome.fingerprint, outcome.verdict.kind, str(outcome.verdict.fails))
+        verdict = outcome.verdict
+        key = (outcome.id, outcome.fingerprint, str(outcome.latency_ms), verdict.kind, str(verdict.fails))
         is_news = key not in self._reported
         self._reported.add(key)
         return is_news
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._received += json.loads(getattr(report, "kerneltune", "[]"))
+        if brought := json.loads(getattr(report, "kerneltune", "[]")):
+            from pytest_kerneltune.arrivals import Arrival
 
+            self._received += [Arrival.of(report, data) for data in brought]
+
+    @pytest.hookimpl(trylast=True)  # so that nobody's exit status hides that nothing was measured
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._session is not None:
-            self._session.close()
-        if hasattr(self._config, "workerinput") or not (self._ran and (self._settings.gating or self._received)):
+        for held in (self._session, self._base_tree):
+            if held is not None:
+                held.close()
+        if self._is_worker() or not (self._ran and (self._settings.gating or self._received)):
             return
         self._results = self._publish()
         if self._results.failed and session.exitstatus == pytest.ExitCode.OK:
@@ -218,70 +298,5 @@ class Run:
         terminalreporter.section("kerneltune")
         for line in self._results.lines(width, verbosity):
             terminalreporter.write_line(line.text, **line.markup)
-
-
-def _verdict(item: pytest.Item, kernel: TunedKernel) -> VerdictSummary:
-    """The verdict on ``kernel`` for this test: its markers may set another threshold or policy."""
-    if not (judging := _judging(item)):
-        return kernel.outcome.verdict
-    return kernel.evaluation.verdict_at(judging.get("threshold"), judging.get("missing_baseline"))
-
-
-def _outcome(item: pytest.Item, kernel: TunedKernel) -> Outcome:
-    return replace(kernel.outcome, verdict=_verdict(item, kernel))
-
-
-def _fail(item: pytest.Item, kernels: Sequence[TunedKernel]) -> None:
-    """Raise what the verdicts on ``kernels`` come to for this test, if anything."""
-    if not kernels:
-        return
-    from pytest_kerneltune.verdicts import failure
-
-    failures = [error for kernel in kernels if (error := failure(_verdict(item, kernel))) is not None]
-    if failures:
-        raise failures[0] if len(failures) == 1 else GateFailure("\n\n".join(map(str, failures)))
-
-
-def _message(item: pytest.Item, failure: pytest.ExceptionInfo[BaseException]) -> Any:
-    """What the user reads of a gate's failure: its text without a traceback, its first line for one-line summaries."""
-    shown = failure.getrepr(style="value")
-    if (crash := getattr(shown, "reprcrash", None)) is not None:
-        path, line, _ = item.reportinfo()
-        crash.path, crash.lineno = str(path), (line or 0) + 1
-        crash.message = str(failure.value).partition("\n")[0]
-    return shown
-
-
-def _judging(item: pytest.Item) -> dict[str, Any]:
-    """The values of the item's ``kerneltune`` markers, the closest first; raises pytest's UsageError."""
-    from pytest_kerneltune.threshold import parse_threshold
-
-    values: dict[str, Any] = {}
-    for marker in item.iter_markers("kerneltune"):
-        where = f"{item.nodeid}: @pytest.mark.kerneltune"
-        unknown = sorted(set(marker.kwargs) - {"threshold", "missing_baseline"})
-        if marker.args or unknown:
-            wrong = f"{unknown[0]}=" if unknown else "a positional argument"
-            raise pytest.UsageError(f"{where} got {wrong}; it takes threshold= and missing_baseline=")
-        values = {**marker.kwargs, **values}
-        if values.get("missing_baseline") not in (None, "fail", "warn"):
-            raise pytest.UsageError(f"{where}(missing_baseline={values['missing_baseline']!r}): use 'fail' or 'warn'")
-        if (threshold := values.get("threshold")) is not None and not isinstance(threshold, float):
-            try:
-                values["threshold"] = parse_threshold(threshold, f"{where}(threshold=...)")
-            except KernelUsageError as error:
-                raise pytest.UsageError(str(error)) from None
-    return values
-
-
-def _properties(outcome: Outcome) -> list[tuple[str, object]]:
-    """Flat scalars for JUnit's <properties>."""
-    prefix = f"kerneltune.{outcome.name}"
-    change = outcome.verdict.change
-    values = {
-        "verdict": outcome.verdict.kind,
-        "latency_ms": outcome.latency_ms,
-        "reference_ms": outcome.reference_ms,
-        "change_pct": None if change is None else round(100 * change[0], 3),
-    }
-    return [(f"{prefix}.{key}", value) for key, value in values.items() if value is not None]
+        for command in self._results.annotations(environment()):
+            terminalreporter.write_line(command)

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
+from pytest_kerneltune.arrivals import Arrival, merged
+from pytest_kerneltune.completeness import Coverage
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.gate import VerdictKind
 from pytest_kerneltune.outcome import ModelSummary, Outcome, SearchSummary, StageSummary, VerdictSummary
 from pytest_kerneltune.report import format as form
 from pytest_kerneltune.report import jsonfile, markdown, terminal
+from pytest_kerneltune.report.annotations import Failure, error_commands, workspace
+from pytest_kerneltune.report.junit import properties
 from pytest_kerneltune.report.stages import stage_lines
+from pytest_kerneltune.results import without_update
 from pytest_kerneltune.search import DEFAULT_SEARCH
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Budget, Status, Trial
@@ -29,8 +34,8 @@ COMMAND = "pytest --autotune perf"
 
 
 def outcome(name: str = "softmax[n1024]", verdict: str = "ok", **fields: Any) -> Outcome:
-    """A kernel that was timed at 43.8 us; ``change``, ``fails`` and ``details`` go to its verdict."""
-    judged = {key: fields.pop(key) for key in ("change", "fails", "details", "summary") if key in fields}
+    """A kernel that was timed at 43.8 us; ``change``, ``fails`` and the like go to its verdict."""
+    judged = {key: fields.pop(key) for key in list(fields) if key in VerdictSummary.__dataclass_fields__}
     plain: dict[str, Any] = {
         "file": "perf/test_softmax.py",
         "kind": "triton",
@@ -46,7 +51,16 @@ def outcome(name: str = "softmax[n1024]", verdict: str = "ok", **fields: Any) ->
     return Outcome(name=name, **{**plain, **fields})
 
 
-REGRESSED = outcome("slow[n1]", "regressed", change=(0.062, 0.056, 0.069), fails=True, previous_ms=0.0412)
+REGRESSED = outcome(
+    "slow[n1]",
+    "regressed",
+    change=(0.062, 0.056, 0.069),
+    fails=True,
+    previous_ms=0.0412,
+    blame="code",
+    basis="base",
+    against="abc1234def",
+)
 CHECKED = outcome("plain", "checked", latency_ms=None, reference_ms=None, search=SearchSummary("default"))
 
 
@@ -119,12 +133,59 @@ def test_the_row_of_a_regression_says_everything() -> None:
         "baseline",
         "change",
         "interval",
+        "blame",
+        "compared",
         "speedup",
         "config",
         "from",
     ]
-    for cell in ("regressed", "slow[n1]", "43.8 us", "41.2 us", "+6.2%", "[+5.6%, +6.9%]", "1.50x", "93 configs, 12 f"):
+    for cell in (
+        "regressed",
+        "slow[n1]",
+        "43.8 us",
+        "41.2 us",
+        "+6.2%",
+        "[+5.6%, +6.9%]",
+        "code",
+        "vs abc1234",
+        "1.50x",
+        "93 co",
+    ):
         assert cell in row
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"basis": "base", "against": "the base commit 0123456789ab"}, "vs 0123456"),
+        ({"basis": "base"}, ""),
+        ({"basis": "baseline"}, "stored"),
+        ({"basis": "baseline", "young": 3}, "3 sessions"),
+        ({"basis": "baseline", "young": 1}, "1 session"),
+        ({"basis": "alone", "young": 1}, "weak"),
+        ({}, ""),
+    ],
+)
+def test_what_a_kernel_was_compared_with(fields: dict[str, Any], text: str) -> None:
+    assert form.compared_with(outcome(**fields)) == text
+
+
+def test_what_all_kernels_were_compared_with_goes_without_saying() -> None:
+    stored = outcome("a", basis="baseline", previous_ms=0.04)
+    assert "compared" not in summary(stored, outcome("b", "new"))[0]
+    lines = summary(stored, outcome("b", basis="baseline", young=2))
+    assert "compared" in lines[0]
+    assert "stored" in lines[1]
+    assert "2 sessions" in lines[2]
+
+
+def test_remarks_on_verdicts_name_their_kernels() -> None:
+    young = [outcome(f"k{i}", remarks=("young baseline: 2 of 5 sessions",)) for i in range(5)]
+    weak = outcome("z", remarks=("weak:\n no yardstick",))
+    lines = summary(*young, weak)
+    assert "k0, k1, k2 and 2 more: young baseline: 2 of 5 sessions" in lines
+    assert "z: weak: no yardstick" in lines
+    assert "z: weak: no yardstick" in markdown.step_summary([weak])
 
 
 def test_columns_that_nothing_fills_are_left_out() -> None:
@@ -185,10 +246,26 @@ def test_what_to_do_is_said_once_with_the_command(kind: str, command: str) -> No
     assert lines[0].endswith(f": {command}")
 
 
+@pytest.mark.parametrize("kind", ["regressed", "improved", "new", "incomparable"])
+def test_beside_another_commit_no_baseline_needs_to_be_written(kind: str) -> None:
+    lines = summary(outcome("k", kind, basis="base", against="the base commit 0123456789ab"), beside=True)
+    assert not any("--update-baselines" in line for line in lines)
+    assert any("merge it" in line for line in lines) is (kind == "regressed")
+    assert any(COMMAND in line for line in summary(outcome("k", "noisy"), beside=True))
+
+
 def test_a_baseline_that_was_just_written_needs_no_action() -> None:
     fresh = outcome("fresh", "new")
     assert not any("--update-baselines" in line for line in summary(fresh, updated={fresh.id}))
     assert any("--update-baselines" in line for line in summary(fresh, outcome("b", "new"), updated={fresh.id}))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--update-baselines=new", "perf"], ["perf", "--update-baselines", "new"], ["--update-baselines", "perf"]],
+)
+def test_what_to_do_does_not_repeat_which_baselines_were_written(given: list[str]) -> None:
+    assert without_update(["-x", *given, "--autotune"]) == ["-x", "perf", "--autotune"]
 
 
 def test_many_kernels_of_a_kind_are_listed_in_part_and_counted() -> None:
@@ -246,6 +323,7 @@ def settings(option: Mapping[str, object], environ: Mapping[str, str] = {}) -> S
         ),
         ({"autotune": "RandomSearch", "autotune_target": "40us"}, ["seed 0, until 40 us;"]),
         ({"autotune": "none", "update_baselines": "new,improved"}, ["baselines written: improved, new"]),
+        ({"autotune": "none", "against": "origin/main"}, ["threshold 3%; against origin/main; cache off"]),
     ],
 )
 def test_the_header_says_what_the_run_does(option: dict[str, object], words: list[str]) -> None:
@@ -290,6 +368,7 @@ def test_updates_show_old_and_new() -> None:
         f"first new: 43.8 us {at}",
         f"softmax 45.3 us -> 43.8 us (-3.4% [-3.9%, -3.0%]) {at}",
         f"z 100 us -> 43.8 us (not comparable) {at}",
+        "reason of z",
     ]
     assert terminal.update_lines([]) == []
 
@@ -365,14 +444,17 @@ def test_the_step_summary_has_a_row_for_each_kernel_and_the_failures_in_full() -
     assert [row.split("|")[2].strip() for row in rows] == [
         f"<code>{name}</code>" for name in ("slow[n1]", "bad", "softmax[n1024]")
     ]
-    assert "| 43.8 us | 41.2 us | +6.2% [+5.6%, +6.9%] | 1.50x | 93 configs, 12 failed, 21 s |" in rows[0]
+    assert (
+        "| 43.8 us | 41.2 us | +6.2% [+5.6%, +6.9%] | code | vs abc1234 | 1.50x | 93 configs, 12 failed, 21 s |"
+        in rows[0]
+    )
     assert "<pre>max error &lt;0.5&gt;" in lines
     assert "" not in lines[lines.index("<pre>max error &lt;0.5&gt;") : lines.index("at [3]</pre>")]
 
 
 def test_a_name_cannot_break_the_table() -> None:
     row = next(line for line in markdown.step_summary([outcome("a|b`c`<i>\nd")]).splitlines() if line.startswith("| :"))
-    assert row.count("|") == 8
+    assert row.count("|") == 10
     assert "<code>a&#124;b`c`&lt;i&gt; d</code>" in row
 
 
@@ -387,3 +469,60 @@ def test_a_step_summary_stays_below_the_limit_and_keeps_the_worst() -> None:
     assert text.index("slow[n1]") < text.index("k0")
     assert text.splitlines()[-1].startswith("... and ")
     assert text.count("<details>") == text.count("</details>")
+
+
+def test_annotations_name_the_line_and_are_no_more_than_github_shows(tmp_path: Path) -> None:
+    worst = Failure(outcome("a,b:c", "regressed", fails=True, change=(0.5, 0.4, 0.6), details="50%\nmore"), "t.py", 7)
+    others = [Failure(outcome(f"k{i}", "regressed", fails=True), "t.py", i) for i in range(20)]
+    commands = error_commands([*others, worst], tmp_path / "perf", tmp_path)
+    assert len(commands) == 10
+    assert commands[0] == "::error file=perf/t.py,line=7,title=a%2Cb%3Ac regressed::50%25%0Amore"
+    assert error_commands([worst], tmp_path, tmp_path / "elsewhere")[0].startswith("::error file=t.py,line=7,")
+    assert workspace({"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": "/w"}) == Path("/w")
+    assert workspace({"GITHUB_WORKSPACE": "/w"}) is None
+
+
+def test_scalars_for_junit() -> None:
+    found = properties(REGRESSED)
+    assert found["kerneltune.slow[n1].change_low_pct"] == 5.6
+    assert (found["kerneltune.slow[n1].basis"], found["kerneltune.slow[n1].against"]) == ("base", "abc1234def")
+    assert all(isinstance(value, str | float) for value in found.values())
+    assert set(properties(CHECKED)) == {"kerneltune.plain.verdict"}
+
+
+def arrival(kind: str, *, worker: str = "", repeated: bool = False, rerun: bool = False, name: str = "k") -> Arrival:
+    return Arrival(outcome(name, kind, fails=kind == "regressed", is_rerun=rerun), worker, repeated)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "kind"),
+    [
+        ([arrival("ok"), arrival("regressed")], "regressed"),
+        ([arrival("regressed", repeated=True), arrival("ok", rerun=True)], "ok"),
+        ([arrival("regressed", repeated=True)], "regressed"),
+        ([arrival("regressed"), arrival("ok", rerun=True)], "regressed"),
+        ([arrival("noisy"), arrival("ok", rerun=True)], "ok"),
+        ([arrival("noisy", worker="gw0"), arrival("ok", worker="gw1", rerun=True)], "noisy"),
+    ],
+    ids=["worst", "passed on a retry", "retry lost", "failed for good", "measured again", "another worker"],
+)
+def test_one_outcome_a_kernel(arrived: list[Arrival], kind: str) -> None:
+    assert [o.verdict.kind for o in merged(arrived)] == [kind]
+
+
+def test_files_that_ran_completely() -> None:
+    coverage = Coverage()
+    coverage.left_out = ["p/test_b.py::test_2"]
+    tests = ["p/test_a.py::test_1", "p/test_a.py::test_2", "p/test_b.py::test_1", "q/test_c.py::T::test_1"]
+    root = Path("/root")
+    coverage.collected(tests, ["/root/p", "/root/q"], root, is_whole=True, ignores=False)
+    there = Coverage()
+    there.read(coverage.to_text())
+    for test in tests:
+        there.reported(test, "call", "rerun")
+        there.reported(test, "call", "passed")
+    assert there.complete() == {"p/test_a.py", "q/test_c.py", "q/conftest.py"}
+    there.reported(tests[0], "teardown", "failed")
+    assert there.complete() == {"q/test_c.py", "q/conftest.py"}
+    coverage.collected(tests, ["/root"], root, is_whole=False, ignores=False)
+    assert coverage.complete() == set()

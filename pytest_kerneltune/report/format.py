@@ -13,6 +13,10 @@ from pytest_kerneltune.statistics import Interval
 WORST_FIRST = ("regressed", "wrong", "failed", "invalid", "noisy", "incomparable", "new", "ok", "improved", "checked")
 """Kinds of verdict in the order of reports; others come first of all."""
 
+STORED, WEAK = "stored", "weak"
+_COMMIT_DIGITS = 7
+_MOST_NAMES = 3
+
 
 def latency(ms: float | None) -> str:
     """Milliseconds in the unit that fits, "41.2 us"; empty for None and where nothing worked (inf)."""
@@ -22,6 +26,20 @@ def latency(ms: float | None) -> str:
 def change(verdict: VerdictSummary) -> str:
     """The change against the baseline with its confidence interval, "+6.2% [+5.6%, +6.9%]"; empty if unknown."""
     return str(Interval(*verdict.change)) if verdict.change else ""
+
+
+def compared_with(outcome: Outcome) -> str:
+    """What the kernel was compared with: a commit ("vs abc1234"), the stored baseline ("stored", or its number of
+    sessions while it is young), or that without a yardstick ("weak"); empty for nothing."""
+    verdict = outcome.verdict
+    if verdict.basis == "base":
+        commit = verdict.against.rpartition(" ")[2]
+        return f"vs {commit[:_COMMIT_DIGITS]}" if commit else ""
+    if verdict.basis == "alone":
+        return WEAK
+    if not verdict.basis:
+        return ""
+    return count(outcome.young, "session") if outcome.young else STORED
 
 
 def threshold(fraction: float) -> str:
@@ -88,6 +106,21 @@ def tally(outcomes: Sequence[Outcome]) -> str:
     """Kernels by kind of verdict, the best first: "3 ok, 1 regressed"."""
     kinds = Counter(outcome.verdict.kind for outcome in outcomes)
     return ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, key=_rank, reverse=True)) or "no kernels"
+
+
+def verdict_remarks(outcomes: Sequence[Outcome]) -> list[str]:
+    """What is to be known about the verdicts, each remark once, with the kernels that it is about."""
+    names, about = labels(outcomes), dict[str, list[str]]()
+    for outcome in outcomes:
+        for remark in dict.fromkeys(map(one_line, outcome.verdict.remarks)):
+            about.setdefault(remark, []).append(names[outcome.id])
+    return [f"{_listed(kernels)}: {remark}" for remark, kernels in about.items()]
+
+
+def _listed(kernels: Sequence[str]) -> str:
+    """ "a, b, c and 4 more"."""
+    rest = len(kernels) - _MOST_NAMES
+    return ", ".join(kernels[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def remarks(outcomes: Sequence[Outcome]) -> list[str]:

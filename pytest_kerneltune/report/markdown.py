@@ -22,8 +22,8 @@ _SYMBOLS = {
 _SYMBOLS |= dict.fromkeys(("invalid", "noisy", "incomparable", "new"), ":yellow_circle:")
 
 _HEAD = (
-    "| | kernel | latency | baseline | change | vs reference | config from |",
-    "|---|---|--:|--:|:--|--:|---|",
+    "| | kernel | latency | baseline | change | blame | compared | vs reference | config from |",
+    "|---|---|--:|--:|:--|---|---|--:|---|",
 )
 
 
@@ -46,6 +46,8 @@ def _row(outcome: Outcome, name: str) -> str:
         form.latency(outcome.latency_ms),
         form.latency(outcome.previous_ms),
         form.change(outcome.verdict),
+        outcome.verdict.blame,
+        form.compared_with(outcome),
         form.ratio(outcome.speedup),
         form.found_by(outcome.search),
     )
@@ -59,7 +61,7 @@ def _details(ordered: Sequence[Outcome], names: dict[str, str]) -> Iterator[str]
             said = html.escape((verdict.details or verdict.summary)[:_MOST_DETAIL], quote=False)
             title = f"{verdict.kind}: {_code(names[outcome.id])}"
             yield f"\n<details><summary>{title}</summary>\n<pre>{_unbroken(said)}</pre>\n</details>"
-    for remark in form.remarks(ordered):
+    for remark in (*form.verdict_remarks(ordered), *form.remarks(ordered)):
         yield f"\n- {_code(remark)}"
 
 

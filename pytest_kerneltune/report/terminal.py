@@ -26,12 +26,21 @@ _MARKUP: Mapping[str, Mapping[str, bool]] = {
 _EXPLAINED = ("wrong", "failed", "invalid", "noisy", "incomparable", "new")
 """Kinds of verdict whose reason is listed kernel by kernel; that of a regression is the test's failure."""
 
+_REMEDIES_BESIDE: Mapping[str, str] = {
+    "regressed": "if this is wanted, allow the kernel more, or merge it as it is: what is merged is the next base",
+    **{kind: REMEDIES[kind] for kind in ("invalid", "noisy")},
+}
+"""What to do about a verdict with ``--against``, where no stored baseline counts."""
+
 _MOST_EXPLAINED = 10
 
-_COLUMNS = ("verdict", "kernel", "latency", "baseline", "change", "interval", "speedup", "config from")
+_COLUMNS = (
+    *("verdict", "kernel", "latency", "baseline", "change", "interval", "blame", "compared", "speedup"),
+    "config from",
+)
 _NUMBERS = ("latency", "baseline", "change", "speedup")
 _GAP = "  "
-_DISPENSABLE = ("interval", "baseline", "speedup")
+_DISPENSABLE = ("interval", "baseline", "speedup", "blame", "compared")
 """Columns that are left out, in this order, where the terminal is too narrow."""
 
 _SHORTEST_NAME = 16
@@ -50,6 +59,8 @@ def header_line(settings: Settings) -> str:
     if not settings.gating:
         return "kerneltune: kernels run once and are checked; --autotune=none times them, --autotune tunes them first"
     parts = [_search_words(settings), f"threshold {form.threshold(settings.perf_threshold)}"]
+    if settings.against is not None:
+        parts.append(f"against {settings.against}")
     parts.append(f"cache {settings.autotune_cache or 'off'}")
     if settings.update_baselines:
         parts.append(f"baselines written: {', '.join(sorted(settings.update_baselines))}")
@@ -89,18 +100,21 @@ def summary_lines(
     command: str = "pytest --autotune",
     seconds: float | None = None,
     updated: Collection[str] = (),
+    beside: bool = False,
 ) -> list[Line]:
     """The section after the tests: table, what needs action, remarks, count.
 
     ``command`` is the command of this run, repeated in what to do; ``seconds`` how long it took; ``updated`` the ids of
-    the outcomes whose baseline was written, which need nothing more. Nothing for no outcomes.
+    the outcomes whose baseline was written, which need nothing more; ``beside`` says that kernels were compared with
+    another commit's, and not with baselines. Nothing for no outcomes.
     """
     if not outcomes:
         return []
     ordered = form.worst_first(outcomes)
     lines = _table(ordered, width) if any(o.latency_ms is not None for o in ordered) else []
-    lines += _actions([o for o in ordered if o.id not in updated], form.labels(ordered), command)
-    lines += [Line(remark, _YELLOW) for remark in form.remarks(ordered)]
+    remedies = _REMEDIES_BESIDE if beside else REMEDIES
+    lines += _actions([o for o in ordered if o.id not in updated], form.labels(ordered), command, remedies)
+    lines += [Line(remark, _YELLOW) for remark in (*form.verdict_remarks(ordered), *form.remarks(ordered))]
     time = "" if seconds is None else f" in {form.duration(seconds)}"
     return [*lines, Line(f"kerneltune: {form.tally(ordered)}{time}", _tally_markup(ordered))]
 
@@ -122,6 +136,8 @@ def _cells(outcome: Outcome, label: str) -> dict[str, str]:
         "baseline": form.latency(outcome.previous_ms),
         "change": change,
         "interval": interval,
+        "blame": outcome.verdict.blame,
+        "compared": form.compared_with(outcome),
         "speedup": form.ratio(outcome.speedup),
         "config from": form.found_by(outcome.search),
     }
@@ -130,7 +146,9 @@ def _cells(outcome: Outcome, label: str) -> dict[str, str]:
 def _table(ordered: Sequence[Outcome], width: int) -> list[Line]:
     names = form.labels(ordered)
     rows = [_cells(outcome, names[outcome.id]) for outcome in ordered]
-    widths = _fitted({c: max(len(c), *(len(r[c]) for r in rows)) for c in _COLUMNS if any(r[c] for r in rows)}, width)
+    filled = {c: {row[c] for row in rows} - {""} for c in _COLUMNS}
+    shown = [c for c in _COLUMNS if filled[c] and not (c == "compared" and filled[c] == {form.STORED})]
+    widths = _fitted({c: max(len(c), *map(len, filled[c])) for c in shown}, width)
     title = Line(_row({c: c for c in widths}, widths), _BOLD)
     return [title, *(Line(_row(row, widths), _markup(o)) for row, o in zip(rows, ordered, strict=True))]
 
@@ -164,15 +182,17 @@ def _shortened(name: str, width: int) -> str:
     return f"{name[:head]}..{name[len(name) - (width - 2 - head) :]}"
 
 
-def _actions(ordered: Sequence[Outcome], names: Mapping[str, str], command: str) -> list[Line]:
+def _actions(
+    ordered: Sequence[Outcome], names: Mapping[str, str], command: str, remedies: Mapping[str, str]
+) -> list[Line]:
     """Kind by kind: why each kernel needs action, then what to do about all of them."""
     lines = []
     for kind in form.WORST_FIRST:
         concerned = [o for o in ordered if o.verdict.kind == kind]
         if concerned and kind in _EXPLAINED:
             lines += _reasons(concerned, names)
-        if concerned and kind in REMEDIES:
-            lines.append(Line(f"{kind}: {REMEDIES[kind].format(command=command)}", _BOLD))
+        if concerned and kind in remedies:
+            lines.append(Line(f"{kind}: {remedies[kind].format(command=command)}", _BOLD))
     return lines
 
 
@@ -184,11 +204,17 @@ def _reasons(concerned: Sequence[Outcome], names: Mapping[str, str]) -> list[Lin
 
 
 def update_lines(outcomes: Sequence[Outcome]) -> list[Line]:
-    """What ``--update-baselines`` writes: old and new latency of each of these outcomes, and the file."""
+    """What ``--update-baselines`` writes: old and new latency of each of these outcomes with the change's interval and
+    what else changed, and the file."""
     names = form.labels(outcomes)
     ordered = sorted(outcomes, key=lambda o: o.id)
     width = max((len(name) for name in names.values()), default=0)
-    return [Line(f"{names[o.id]:{width}}{_GAP}{_update(o)}{_GAP}{o.baseline_file}", _markup(o)) for o in ordered]
+    lines = []
+    for o in ordered:
+        lines.append(Line(f"{names[o.id]:{width}}{_GAP}{_update(o)}{_GAP}{o.baseline_file}", _markup(o)))
+        told = (o.verdict.summary,) if o.verdict.kind == "incomparable" else o.verdict.remarks
+        lines += [Line(f"{'':{width}}{_GAP}{form.one_line(text)}") for text in told]
+    return lines
 
 
 def _update(outcome: Outcome) -> str:

@@ -60,7 +60,7 @@ def test_a_regression_fails_every_test_of_its_kernel(suite: Suite) -> None:
     slower = suite.run("-n2", NONE, "--update-baselines=new", *tests)
     assert slower.outcomes == {"failed": 2}
     assert slower.report["counts"] == {"regressed": 1}
-    assert "accept    pytest test_it.py --autotune=none --update-baselines=regressed" in slower.out
+    assert "accept   pytest test_it.py --autotune=none --update-baselines=regressed" in slower.out
     assert suite.baseline_files[0].read_text() == text
 
 
