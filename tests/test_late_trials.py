@@ -73,7 +73,7 @@ def test_no_config_is_proposed_twice_and_the_same_replies_make_the_same_proposal
     runs = []
     for _ in range(2):
         driver = LateDriver(random.Random(5))
-        runs.append([space.key(c) for c in driver.drive(proposals(name, space), 35)])
+        runs.append([space.key(c) for c in driver.drive(proposals(name, space), 28)])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == len(runs[0])
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from compileall import compile_dir
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,17 +14,25 @@ from typing import Any
 
 import pytest
 
+import pytest_kerneltune
+
 # Imported before the inner runs, which forget what they import: numpy cannot be loaded twice, and httpx keeps a table
-# of the exceptions of the httpcore that it first saw.
+# of the exceptions of the httpcore that it first saw. The rest is only slow.
 for _module in (
     "numpy",
     "cloudpickle",
     "filelock",
+    "sklearn.tree",
+    "scipy.linalg",
+    "threadpoolctl",
     "httpx",
     "httpcore",
     *(f"pytest_kerneltune.{m}" for m in ("api", "fixture", "results")),
+    *(f"pytest_kerneltune.{m}" for m in ("completeness", "covering", "instrument", "live", "retries", "report.junit")),
 ):
     import_module(_module)
+# The processes of inner runs write no bytecode (see ``suite``), and would compile this package each time.
+compile_dir(str(Path(pytest_kerneltune.__file__).parent), quiet=2)
 
 _PRELUDE = """\
 import os, time
@@ -46,8 +55,12 @@ def log(name, text):
         file.write(f"{text}\\n")
 
 """
-_OWN_OPTIONS = ("-p", "no:hypothesispytest", "-W", "error")  # the one to be quick: it is slow to load
-_CLEARED = ("CI", "GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT")
+# Two to be quick: hypothesis is slow to load, and rewriting asserts is slow, in a new process for all of the plugin.
+_OWN_OPTIONS = ("-p", "no:hypothesispytest", "--assert=plain", "-W", "error")
+_CLEARED = (
+    *("CI", "GITHUB_ACTIONS", "GITHUB_WORKSPACE", "GITHUB_STEP_SUMMARY"),
+    *("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"),
+)
 _SECRETS = ("KERNELTUNE_LLM", "HELION_LLM", "OPENAI", "ANTHROPIC", "OPENROUTER", "OLLAMA")
 
 

@@ -62,6 +62,20 @@ def test_autotune(given: Given) -> None:
     assert len(kernel["trials"]) == 3
 
 
+def test_the_ini_file_sets_what_the_command_line_sets(suite: Suite) -> None:
+    suite.write("test_it.py", "def test_it(): pass\n")
+    options = (
+        *(FINITE, "--autotune-effort=full", "--autotune-budget=0.01s", "--autotune-configs=2", "--autotune-seed=3"),
+        *("--autotune-cache=here", "--update-baselines=new", "--baseline-dir=of/all", "--missing-baseline=fail"),
+        "--perf-threshold=900%",
+    )
+    usual = suite.run(NONE).report["run"]["settings"]
+    flags = suite.run(*options, "--autotune-force").report["run"]["settings"]
+    assert Given(suite, ini=True).run(*options, "--autotune-force=yes").report["run"]["settings"] == flags
+    names = [option.removeprefix("--").partition("=")[0].replace("-", "_") for option in (*options, "--autotune-force")]
+    assert [name for name in names if flags[name] == usual[name]] == []
+
+
 def test_the_command_line_wins(suite: Suite) -> None:
     suite.write("test_it.py", KERNEL)
     suite.write("pytest.ini", "[pytest]\nautotune = FiniteSearch\nautotune_seed = 5\n")
@@ -102,32 +116,32 @@ def test_a_bare_update_baselines_leaves_the_path_alone(suite: Suite) -> None:
     assert run.kernels["kernel"]["search"]["source"] == "default"
 
 
-def test_effort(given: Given) -> None:
-    given.suite.write("test_it.py", KERNEL)
-    kernel = given.run(FINITE, "--autotune-effort=full").kernels["kernel"]
+def test_effort(suite: Suite) -> None:
+    suite.write("test_it.py", KERNEL)
+    kernel = suite.run(FINITE, "--autotune-effort=full").kernels["kernel"]
     assert kernel["search"]["effort"] == "full"
-    untuned = given.run(FINITE, "--autotune-effort=none", "--autotune-cache=off").kernels["kernel"]
+    untuned = suite.run(FINITE, "--autotune-effort=none", "--autotune-cache=off").kernels["kernel"]
     assert untuned["search"]["source"] == "default"
     assert untuned["latency_ms"] > 0
 
 
-def test_budget(given: Given) -> None:
-    given.suite.write("test_it.py", KERNEL.replace("MS * (5 - block)", "8"))
-    search = given.run(FINITE, "--autotune-budget=0.01s").kernels["kernel"]["search"]
+def test_budget(suite: Suite) -> None:
+    suite.write("test_it.py", KERNEL.replace("MS * (5 - block)", "8"))
+    search = suite.run(FINITE, "--autotune-budget=0.01s").kernels["kernel"]["search"]
     assert search["attempts"] == 1
     assert search["stopped"] == "time budget of 0.01 s"
 
 
-def test_configs(given: Given) -> None:
-    given.suite.write("test_it.py", KERNEL)
-    search = given.run(FINITE, "--autotune-configs=2").kernels["kernel"]["search"]
+def test_configs(suite: Suite) -> None:
+    suite.write("test_it.py", KERNEL)
+    search = suite.run(FINITE, "--autotune-configs=2").kernels["kernel"]["search"]
     assert search["attempts"] == 2
     assert search["stopped"] == "budget of 2 configs"
 
 
-def test_seed(given: Given) -> None:
-    given.suite.write("test_it.py", WIDE)
-    run = given.run("--autotune=RandomSearch", "--autotune-configs=1", "--autotune-seed=3")
+def test_seed(suite: Suite) -> None:
+    suite.write("test_it.py", WIDE)
+    run = suite.run("--autotune=RandomSearch", "--autotune-configs=1", "--autotune-seed=3")
     assert run.kernels["kernel"]["search"]["seed"] == 3
 
 
@@ -135,31 +149,29 @@ def test_a_seed_decides_what_is_tried(suite: Suite) -> None:
     suite.write("test_it.py", WIDE)
 
     def tried(seed: int) -> list[object]:
-        options = ("--autotune=RandomSearch", "--autotune-configs=6", "--autotune-cache=off")
+        options = ("--autotune=RandomSearch", "--autotune-configs=3", "--autotune-cache=off")
         run = suite.run(*options, f"--autotune-seed={seed}")
         return [trial["config"] for trial in run.kernels["kernel"]["trials"]]
 
     first = tried(1)
-    assert len(first) == 6
+    assert len(first) == 3
     assert tried(1) == first
     assert tried(2) != first
 
 
-def test_cache(given: Given) -> None:
-    given.suite.write("test_it.py", KERNEL)
-    assert given.run(FINITE, "--autotune-cache=here").kernels["kernel"]["search"]["source"] == "search"
-    assert [p.name for p in (given.suite.root / "here").glob("*/*.json")]
-    assert given.run(FINITE, "--autotune-cache=here").kernels["kernel"]["search"]["source"] == "cache"
-    assert given.run(FINITE, "--autotune-cache=off").kernels["kernel"]["search"]["source"] == "search"
-    assert not (given.suite.root / "cache").exists()
+def test_cache(suite: Suite) -> None:
+    suite.write("test_it.py", KERNEL)
+    assert suite.run(FINITE, "--autotune-cache=here").kernels["kernel"]["search"]["source"] == "search"
+    assert [p.name for p in (suite.root / "here").glob("*/*.json")]
+    assert suite.run(FINITE, "--autotune-cache=here").kernels["kernel"]["search"]["source"] == "cache"
+    assert suite.run(FINITE, "--autotune-cache=off").kernels["kernel"]["search"]["source"] == "search"
+    assert not (suite.root / "cache").exists()
 
 
-def test_force(given: Given) -> None:
-    given.suite.write("test_it.py", KERNEL)
-    suite = given.suite
+def test_force(suite: Suite) -> None:
+    suite.write("test_it.py", KERNEL)
     suite.run(FINITE)
-    option = "--autotune-force=yes" if given.ini else "--autotune-force"
-    assert given.run(FINITE, option).kernels["kernel"]["search"]["source"] == "search"
+    assert suite.run(FINITE, "--autotune-force").kernels["kernel"]["search"]["source"] == "search"
 
 
 def test_json(suite: Suite) -> None:
@@ -171,28 +183,26 @@ def test_json(suite: Suite) -> None:
     assert (suite.root / "out/flag.json").exists()
 
 
-def test_baseline_dir(given: Given) -> None:
-    given.suite.write("perf/test_it.py", KERNEL)
-    given.suite.write("test_it.py", KERNEL.replace("MS", "2 * MS"))
-    given.suite.write("perf/__init__.py", "")
-    given.run(NONE, "--update-baselines=all", "--baseline-dir=of/all")
-    files = sorted(
-        p.relative_to(given.suite.root / "of/all").parts[1:] for p in (given.suite.root / "of/all").rglob("*.json")
-    )
+def test_baseline_dir(suite: Suite) -> None:
+    suite.write("perf/test_it.py", KERNEL)
+    suite.write("test_it.py", KERNEL.replace("MS", "2 * MS"))
+    suite.write("perf/__init__.py", "")
+    suite.run(NONE, "--update-baselines=all", "--baseline-dir=of/all")
+    files = sorted(p.relative_to(suite.root / "of/all").parts[1:] for p in (suite.root / "of/all").rglob("*.json"))
     assert files == [("perf", "test_it.json"), ("test_it.json",)]
-    assert given.suite.baseline_files == []
-    again = given.run(NONE, "--baseline-dir=of/all")
+    assert suite.baseline_files == []
+    again = suite.run(NONE, "--baseline-dir=of/all")
     assert {kernel["search"]["source"] for kernel in again.report["kernels"]} == {"baseline"}
 
 
-def test_missing_baseline(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
-    given.suite.write("test_it.py", KERNEL)
-    run = given.run(NONE, "--missing-baseline=fail")
+def test_missing_baseline(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.write("test_it.py", KERNEL)
+    run = suite.run(NONE, "--missing-baseline=fail")
     assert run.outcomes == {"failed": 1}
     assert "kernel new: there is no baseline yet" in run.out
     assert "record a baseline: pytest test_it.py --autotune=none --update-baselines=new" in run.out
     monkeypatch.setenv("CI", "true")
-    assert given.run(NONE, "--missing-baseline=warn").outcomes == {"passed": 1}
+    assert suite.run(NONE, "--missing-baseline=warn").outcomes == {"passed": 1}
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "failed"), ("1", "failed"), ("false", "passed"), ("", "passed")])
@@ -209,11 +219,11 @@ def test_recording_a_baseline_is_no_failure_in_ci(suite: Suite, monkeypatch: pyt
     assert suite.run(NONE).outcomes == {"passed": 1}
 
 
-def test_perf_threshold(given: Given) -> None:
-    given.suite.write("test_it.py", KERNEL)
-    given.suite.run(NONE, "--update-baselines")
-    given.suite.edit("test_it.py", "spin(MS", "spin(3 * MS")
-    run = given.run(NONE, "--perf-threshold=900%")
+def test_perf_threshold(suite: Suite) -> None:
+    suite.write("test_it.py", KERNEL)
+    suite.run(NONE, "--update-baselines")
+    suite.edit("test_it.py", "spin(MS", "spin(3 * MS")
+    run = suite.run(NONE, "--perf-threshold=900%")
     assert run.outcomes == {"passed": 1}
     assert run.kernels["kernel"]["verdict"]["threshold"] == 9.0
     assert "threshold 900%" in run.out

@@ -107,6 +107,7 @@ def test_configs_that_are_all_wrong_are_called_wrong(suite: Suite) -> None:
 
 
 def test_a_baseline_config_that_no_longer_works_is_replaced_by_a_search(suite: Suite) -> None:
+    suite.write("pytest.ini", "[pytest]\nperf_threshold = 900%\n")  # which is decided soon
     suite.write("test_it.py", source("choice(0, 1)"))
     suite.run("--autotune=FiniteSearch", "--update-baselines")
     file = suite.baseline_files[0]

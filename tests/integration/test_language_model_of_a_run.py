@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KERNEL = """
 @tunable(space={"x": integer(0, 99), "block": choice(1, 2, 4)})
 def kernel():
-    return lambda x, block: spin(MS * (1 + abs(x - 70) / 10 + (5 - block)))
+    return lambda x, block: spin(MS / 4 * (1 + abs(x - 70) / 10 + (5 - block)))
 
 def test_kernel(kernel): pass
 """

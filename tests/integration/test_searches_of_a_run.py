@@ -74,7 +74,7 @@ def server(monkeypatch: pytest.MonkeyPatch, suite: Suite) -> Iterator[Server]:  
 @pytest.mark.parametrize("name", ["RandomSearch", "LFBOTreeSearch"])
 def test_a_search_finds_a_good_config(suite: Suite, name: str) -> None:
     suite.write("test_it.py", KERNELS)
-    run = suite.run_process(f"--autotune={name}", "--autotune-configs=12", "test_it.py::test_kernel")
+    run = suite.run(f"--autotune={name}", "--autotune-configs=12", "test_it.py::test_kernel")
     assert run.outcomes == {"passed": 1}
     kernel = run.kernels["kernel"]
     assert kernel["search"]["algorithm"] == name
@@ -87,7 +87,7 @@ def test_a_search_finds_a_good_config(suite: Suite, name: str) -> None:
 @pytest.mark.parametrize("name", ["LLMGuidedSearch", "LLMSeededLFBOTreeSearch"])
 def test_without_a_key_the_search_goes_on_and_says_what_to_set(suite: Suite, name: str) -> None:
     suite.write("test_it.py", KERNELS)
-    run = suite.run_process(f"--autotune={name}", "--autotune-configs=3")
+    run = suite.run(f"--autotune={name}", "--autotune-configs=3")
     assert run.outcomes == {"passed": 2}
     assert run.ret == 0
     said = [line for line in run.out.splitlines() if "no language model is set up" in line]

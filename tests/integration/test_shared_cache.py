@@ -121,13 +121,13 @@ def test_kernel(kernel): pass
 def test_a_search_starts_from_the_same_kernel_at_another_size_and_before_an_edit(suite: Suite) -> None:
     suite.write("test_it.py", SIZES)
     tree, small, large = "--autotune=LFBOTreeSearch", "test_it.py::test_kernel[n1024]", "test_it.py::test_kernel[n2048]"
-    first = suite.run_process(tree, "--autotune-configs=6", small)
+    first = suite.run(tree, "--autotune-configs=6", small)
     assert "related" not in first.out
-    second = suite.run_process(tree, "--autotune-configs=2", large)
+    second = suite.run(tree, "--autotune-configs=2", large)
     assert "started from 6 configs of 1 related kernel" in second.out
     assert _fastest(first.kernels["kernel[n1024]"]) in _configs(second.kernels["kernel[n2048]"])
     suite.edit("test_it.py", "spin(MS * request", "spin(2 * MS * request")
-    third = suite.run_process(tree, "--autotune-configs=3", small)
+    third = suite.run(tree, "--autotune-configs=3", small)
     assert "started from 8 configs of 2 related kernels" in third.out
     assert _fastest(first.kernels["kernel[n1024]"]) in _configs(third.kernels["kernel[n1024]"])
 

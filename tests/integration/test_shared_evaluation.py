@@ -53,6 +53,7 @@ def test_a_plain_run_runs_a_shared_kernel_once(suite: Suite) -> None:
 
 def test_outcomes_do_not_depend_on_which_tests_run_nor_on_their_order(suite: Suite) -> None:
     suite.write("test_it.py", TESTS.format(short=1, long=1))
+    suite.write("pytest.ini", "[pytest]\nperf_threshold = 100%\n")  # which is decided soon
     suite.run("--autotune=none", "--update-baselines")
     suite.write("test_it.py", TESTS.format(short=6, long=1))
     expected = {"test_short[1]": "F", "test_short[2]": "F", "test_long": ".", "TestBoth::test_both": "F"}
