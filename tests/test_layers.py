@@ -19,13 +19,17 @@ HOUSE = [
     ["errors", "trial", "condition", "parameter", "space", "threshold", "versions"],
     ["statistics", "timing", "record", "gate"],
     ["search"],
-    ["files", "nvidia", "devices", "locking", "turns", "gpu", "gpu_timers", "timers", "instrument", "worker"],
+    ["files", "nvidia", "devices", "locking", "turns", "gpu", "guard"],
+    ["gpu_timers", "timers", "instrument", "calibration", "delay", "worker"],
     ["introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
     ["workload", "account", "station", "noise", "launcher", "compilation", "ready", "attempts", "lane", "benchmark"],
-    ["family", "cache", "baseline", "recorded", "recording", "comparison"],
-    ["options", "settings", "outcome", "driver", "finals", "judging", "adviser", "choosing", "verdicts", "session"],
-    ["report", "results", "live"],
-    ["api", "contract_backend", "testing", "identity", "fixture", "plugin"],
+    ["family", "cache", "baseline_text", "baseline", "refreshing", "merging", "recorded", "recording", "comparison"],
+    ["options", "settings", "outcome", "driver", "finals", "asking", "judging", "adviser", "choosing", "verdicts"],
+    ["place", "redirect", "basetree", "against", "exporting", "bases", "gating"],
+    ["resampling", "selftest_summary", "selftest", "session"],
+    ["completeness", "report", "arrivals", "retries", "results", "live"],
+    ["api", "contract_backend", "testing", "identity", "fixture", "base_side", "covering", "items"],
+    ["plugin"],
     ["commands", "__main__"],
 ]
 LAYERS = [name for storey in HOUSE for name in storey]
@@ -33,7 +37,7 @@ LAYERS = [name for storey in HOUSE for name in storey]
 STRANGERS = {"files", "gpu", "worker", "backends", "llm"}
 """Doors to the outside world, each of which must be usable without the others."""
 
-PYTEST_USERS = {"plugin", "fixture", "identity", "testing", "contract_backend"}
+PYTEST_USERS = {"plugin", "items", "covering", "base_side", "fixture", "identity", "testing", "contract_backend"}
 LAZY = ("torch", "triton", "sklearn", "scipy", "numpy", "httpx", "filelock", "cloudpickle", "matplotlib")
 
 
