@@ -38,7 +38,7 @@ MODES = {
     "abort": "abort();",
     "exit": "exit(3);",
     "division": "volatile int zero = 0; y[0] = 7 / zero;",
-    "stack": "volatile char big[64 << 20]; for (long i = 0; i < 64 << 20; i += 512) big[i] = 1;",
+    "stack": "volatile char big[64 << 20]; for (long i = (64 << 20) - 1; i > 0; i -= 512) big[i] = 1;",
     "hang": 'for (;;) __asm__ volatile ("");',
     "chatter": 'for (;;) puts("and on and on");',
     "wrong": "y[0] += 1;",
