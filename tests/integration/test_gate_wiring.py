@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.integration.conftest import Suite
 
-NONE, FINITE, LENIENT = "--autotune=none", "--autotune=FiniteSearch", "--perf-threshold=100%"
+NONE, FINITE, LENIENT = "--autotune=none", "--autotune=FiniteSearch", "--perf-threshold=200%"
 
 # The kernel is slow until a test is about to be run again.
 KERNEL = """
