@@ -10,29 +10,28 @@ import contextlib
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pytest_kerneltune.backends.exported import ExportedKernel
 from pytest_kerneltune.basetree import BaseTree
 from pytest_kerneltune.redirect import Places
 from pytest_kerneltune.settings import LLMSettings, Settings, environment
 from pytest_kerneltune.trial import Config
+from pytest_kerneltune.worker import end_group
 
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from pytest_kerneltune.base_side import main; main()"
 _NOT_HANDED_ON = ("PYTEST_ADDOPTS", "PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "COV_CORE_", "PYTHONPATH")
 STARTED, COLLECTED = "started", "collected"
 """What the process says for each test file that it turns to: its conftest files are loaded; it is imported itself."""
 
-_END_LIMIT_S = 30.0
 _TAIL_BYTES, _TAIL_LINES = 4_000, 4
 _SCALARS = (bool, int, float, str, bytes, Path, type(None))
 
@@ -249,7 +248,7 @@ class _Process:
                 env=_environment(start.places),
                 cwd=start.folder,
             )
-        self.kill = weakref.finalize(self, _end, self._process, self._connection, self._log, os.getpid())
+        self.kill = weakref.finalize(self, end_group, self._process, os.getpid(), self._connection, self._log)
         with contextlib.suppress(OSError):  # it died: receive says how
             self._connection.send_bytes(pickle.dumps(start))
 
@@ -296,14 +295,3 @@ def _environment(places: Places) -> dict[str, str]:
     if not (path := given.get("PYTHONPATH")):
         return kept
     return {**kept, "PYTHONPATH": os.pathsep.join(places.search_path(path.split(os.pathsep)))}
-
-
-def _end(process: subprocess.Popen[bytes], connection: Connection, log: IO[bytes], owner: int) -> None:
-    if os.getpid() != owner:  # a fork of ours
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep a process that is being killed
-        process.wait(_END_LIMIT_S)
-    connection.close()
-    log.close()

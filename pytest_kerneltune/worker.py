@@ -206,7 +206,7 @@ class Worker:
                 env={**os.environ, **self._env},
             )
         self._connection = ours
-        self._finalizer = weakref.finalize(self, _end, self._process, ours, os.getpid())
+        self._finalizer = weakref.finalize(self, end_group, self._process, os.getpid(), ours)
 
     def _finish(self, message: tuple[Any, ...]) -> Reply:
         log = self._take_log()
@@ -271,14 +271,19 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:
-    if os.getpid() != owner:  # a fork of ours, which ends or collects its garbage
+def end_group(process: subprocess.Popen[bytes], owner: int, *opened: Connection | IO[bytes]) -> None:
+    """Kill the process group that ``process`` leads, and close what was ``opened`` for it.
+
+    Does nothing but in the process ``owner``: a fork of ours ends, or collects its garbage, too.
+    """
+    if os.getpid() != owner:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep a process that is being killed
         process.wait(_END_LIMIT_S)
-    connection.close()
+    for each in opened:
+        each.close()
 
 
 def wait_any(workers: Sequence[Worker], timeout: float) -> None:
