@@ -103,6 +103,15 @@ class BaseTree:
             self.owned = None
 
 
+def head(root: Path) -> dict[str, str]:
+    """The commit that is checked out at ``root``, and whether files that it holds were changed since; empty without."""
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD").strip()
+        return {"commit": commit, **({"changes": "uncommitted"} if _git(root, "status", "--porcelain", "-uno") else {})}
+    except GitError:
+        return {}
+
+
 def last_change(root: Path, file: Path) -> str:
     """The newest commit in HEAD's history that changed ``file``; "" where git knows of none."""
     try:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune import judging, verdicts
 from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.backends.slowed import SlowedKernel
 from pytest_kerneltune.bases import Bases, History
+from pytest_kerneltune.basetree import head
 from pytest_kerneltune.benchmark import Benchmark, Limits, Site
 from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
@@ -185,7 +184,7 @@ class Session:
     @cached_property
     def recorded(self) -> Mapping[str, str]:
         """Facts for the record of a baseline."""
-        commit = _commit(self.settings.root) if self._is_versioned else {}
+        commit = head(self.settings.root) if self._is_versioned else {}
         return {"date": datetime.now(UTC).date().isoformat(), **commit}
 
     def environment(self, device: DeviceInfo) -> Mapping[str, str]:
@@ -353,17 +352,3 @@ class _Evaluator:
 def _known(choice: Choice) -> Config:
     assert choice.config is not None, "best_known always names a config"
     return choice.config
-
-
-def _commit(root: Path) -> dict[str, str]:
-    """The commit that is checked out, and whether files that it holds were changed since."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        return {"commit": commit, **({"changes": "uncommitted"} if git("status", "--porcelain", "-uno") else {})}
-    except (OSError, subprocess.SubprocessError):  # no git, or no repository: the record goes without
-        return {}
