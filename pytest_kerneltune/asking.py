@@ -73,7 +73,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asking:
-    """Reads ``arms`` until ``judge`` has enough, at the latest at the last of ``looks``."""
+    """Reads ``arms``, beside the ``yardsticks``, until ``judge`` has enough, at the latest at the last of ``looks``."""
 
     bench: Benchmark
     arms: Mapping[str, Config]
@@ -81,6 +81,7 @@ class Asking:
     policy: Policy
     looks: Sequence[int]
     judge: Judge
+    yardsticks: bool = True
 
     def __call__(self) -> Answer:
         readings, tries = Readings(self.arms["winner"], {}), 0
@@ -116,7 +117,7 @@ class Asking:
         noticed: Sequence[str] = ()
         while True:
             with self.contract.watch() as watch:
-                fresh = self.bench.compare(self.arms, True, count, self.contract.method)
+                fresh = self.bench.compare(self.arms, self.yardsticks, count, self.contract.method)
             if not (disturbed := [*noticed, *watch.disturbances(), *self._signs(fresh)]):
                 break
             tries += 1

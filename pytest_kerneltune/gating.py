@@ -12,6 +12,7 @@ from pytest_kerneltune.bases import SOURCE_DIGITS, Bases
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.gate import Policy, Verdict, VerdictKind
+from pytest_kerneltune.gate.decision import disturbed_verdict
 from pytest_kerneltune.judging import Contract, Measured, Readings
 from pytest_kerneltune.outcome import VerdictSummary
 from pytest_kerneltune.place import BaselinePlace
@@ -113,7 +114,7 @@ class Gate:
 
         def judged(readings: Readings, _: Policy) -> Verdict:
             if readings.disturbed:
-                return judging.disturbed_verdict(readings)
+                return disturbed_verdict(readings.disturbed)
             return Verdict(kind, reason, basis="base")
 
         return judging.measure_alone(bench, winner, self.contract, self.policy, judged)

@@ -196,11 +196,6 @@ def code_of(bench: Benchmark, config: Config) -> str:
     return code and sha256(json.dumps([code, what.kind, what.facts]).encode()).hexdigest()
 
 
-def disturbed_verdict(readings: Readings) -> Verdict:
-    """The verdict on readings that something disturbed."""
-    return Verdict(VerdictKind.INVALID, f"the measurement was disturbed: {'; '.join(readings.disturbed)}")
-
-
 def _left_out(base: Base) -> str:
     why = "does not run" if base.is_tuned else "is only its default"
     return f"both versions ran with today's config: the one of {base.commit} {why}"

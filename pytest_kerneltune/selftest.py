@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
+from pytest_kerneltune.asking import Asking, Contract, Readings
 from pytest_kerneltune.backends.tagged import tagged, untagged
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.errors import KernelError
-from pytest_kerneltune.gate import Policy, Verdict, VerdictKind, alternation_disturbance, judge_beside
-from pytest_kerneltune.judging import Contract
+from pytest_kerneltune.gate import Policy, Verdict, judge_beside
+from pytest_kerneltune.gate.decision import disturbed_verdict
+from pytest_kerneltune.guard import Retries
 from pytest_kerneltune.record import Blocks
 from pytest_kerneltune.resampling import Judge
 from pytest_kerneltune.selftest_summary import Decision, SelfTest, change_between, summarised
@@ -65,24 +68,14 @@ def self_test(
 
 def decide(bench: Benchmark, arms: Mapping[str, Config], contract: Contract, policy: Policy, judge: Judge) -> Decision:
     """One decision on ``arms``, as the gate makes it; one that was disturbed is invalid, and not made again."""
-    blocks: Mapping[str, list[float]] = {}
+
+    def judged(readings: Readings, chosen: Policy) -> Verdict:
+        return disturbed_verdict(readings.disturbed) if readings.disturbed else judge(readings.blocks, chosen)
+
+    once = replace(contract, retries=Retries(()))
     began = time.monotonic()
-    for look in policy.looks:
-        with contract.watch() as watch:
-            fresh = bench.compare(arms, False, look - len(blocks.get("winner", ())), contract.method)
-        blocks = {arm: [*blocks.get(arm, ()), *values] for arm, values in fresh.items()}
-        if disturbed := [*watch.disturbances(), *_signs(fresh, contract.clock, policy)]:
-            invalid = Verdict(VerdictKind.INVALID, f"the measurement was disturbed: {'; '.join(disturbed)}")
-            return Decision(blocks, invalid, time.monotonic() - began)
-        verdict = judge(blocks, policy)
-        if verdict.decided:
-            break
-    return Decision(blocks, verdict, time.monotonic() - began)
-
-
-def _signs(fresh: Blocks, clock: Clock, policy: Policy) -> list[str]:
-    sign = alternation_disturbance(fresh, policy.threshold) if clock == "cuda" else None
-    return [sign] if sign else []
+    answer = Asking(bench, arms, once, policy, policy.looks, judged, yardsticks=False)()
+    return Decision(answer.readings.blocks, judged(answer.readings, policy), time.monotonic() - began)
 
 
 def beside_judge(clock: Clock, config: Config) -> Judge:

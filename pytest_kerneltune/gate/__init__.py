@@ -26,7 +26,7 @@ from pytest_kerneltune.gate.beside import (
     not_this_change,
     order_effect,
 )
-from pytest_kerneltune.gate.decision import Verdict, VerdictKind, contradictory
+from pytest_kerneltune.gate.decision import Verdict, VerdictKind, contradictory, disturbed_verdict, too_few_verdict
 from pytest_kerneltune.gate.panel import Panel, deciding_panel
 from pytest_kerneltune.gate.policy import ClockError, Policy
 from pytest_kerneltune.gate.views import View, change_between, change_since, stored_views
@@ -40,7 +40,7 @@ from pytest_kerneltune.gate.wording import (
     too_small,
 )
 from pytest_kerneltune.record import Baseline, Blocks, block_count, measured_baseline
-from pytest_kerneltune.statistics import Interval, fewest_values, log_ratios
+from pytest_kerneltune.statistics import Interval, log_ratios
 from pytest_kerneltune.trial import Clock, Config
 
 __all__ = [
@@ -86,14 +86,13 @@ def judge(
     ValueError where the arms are not equally long or a reading is not positive.
     """
     if disturbed:
-        return Verdict(VerdictKind.INVALID, f"the measurement was disturbed: {'; '.join(disturbed)}")
+        return disturbed_verdict(disturbed)
     if baseline is None:
         return Verdict(VerdictKind.NEW, "there is no baseline yet")
     if different := differences(baseline.contract, contract):
         return Verdict(VerdictKind.INCOMPARABLE, f"the baseline was measured under other conditions: {different}")
-    count = block_count(blocks)
-    if count < (fewest := fewest_values(policy.confidence)):
-        return Verdict(VerdictKind.NOISY, f"{count} blocks are too few to judge: it takes {fewest}", decided=False)
+    if (undecided := too_few_verdict(block_count(blocks), policy.confidence)) is not None:
+        return undecided
     verdict = _compared(blocks, baseline, clock, policy, config, environment)
     if _same_code(baseline, code, environment) and cannot_be_this_change(verdict) and _may_be_drift(verdict):
         known = _DRIVER in environment and _DRIVER in baseline.sessions[-1].environment

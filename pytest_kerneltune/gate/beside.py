@@ -28,12 +28,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
-from pytest_kerneltune.gate.decision import Verdict, VerdictKind, classified
+from pytest_kerneltune.gate.decision import Verdict, VerdictKind, classified, disturbed_verdict, too_few_verdict
 from pytest_kerneltune.gate.policy import Policy
 from pytest_kerneltune.gate.views import change_between
 from pytest_kerneltune.gate.wording import percent, token, too_small
 from pytest_kerneltune.record import Blocks, block_count
-from pytest_kerneltune.statistics import Interval, fewest_values, log_ratios, median_error, robust_deviation
+from pytest_kerneltune.statistics import Interval, log_ratios, median_error, robust_deviation
 from pytest_kerneltune.timing import block_order
 from pytest_kerneltune.trial import Clock, Config
 
@@ -67,13 +67,11 @@ def judge_beside(
     equally long, or a reading is not positive.
     """
     if disturbed:
-        return Verdict(VerdictKind.INVALID, f"the measurement was disturbed: {'; '.join(disturbed)}", basis="base")
+        return disturbed_verdict(disturbed, "base")
     if "base" not in blocks:
         raise ValueError("blocks lacks the arm 'base'")
-    count = block_count(blocks)
-    if count < (fewest := fewest_values(policy.confidence)):
-        reason = f"{count} blocks are too few to judge: it takes {fewest}"
-        return Verdict(VerdictKind.NOISY, reason, decided=False, basis="base")
+    if (undecided := too_few_verdict(block_count(blocks), policy.confidence, "base")) is not None:
+        return undecided
     verdict = _compared(blocks, clock, policy, config, base_config, config if pick is None else pick, commit)
     if same_code and verdict.then_config is base_config and cannot_be_this_change(verdict):
         return not_this_change(verdict, "the compiled code and its launch are those of the base")

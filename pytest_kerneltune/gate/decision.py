@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pytest_kerneltune.statistics import Interval
+from pytest_kerneltune.statistics import Interval, fewest_values
 from pytest_kerneltune.trial import Config
 
 
@@ -54,6 +54,19 @@ class Verdict:
     against: str = ""
     then_ms: float | None = None
     then_config: Config | None = None
+
+
+def disturbed_verdict(disturbed: Sequence[str], basis: str = "") -> Verdict:
+    """The verdict on readings that something disturbed: a phrase each."""
+    return Verdict(VerdictKind.INVALID, f"the measurement was disturbed: {'; '.join(disturbed)}", basis=basis)
+
+
+def too_few_verdict(count: int, confidence: float, basis: str = "") -> Verdict | None:
+    """The verdict on fewer blocks than an interval of this confidence takes; None where there are enough."""
+    if count >= (fewest := fewest_values(confidence)):
+        return None
+    reason = f"{count} blocks are too few to judge: it takes {fewest}"
+    return Verdict(VerdictKind.NOISY, reason, decided=False, basis=basis)
 
 
 def classified(change: Interval, threshold: float) -> VerdictKind:
