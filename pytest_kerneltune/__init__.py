@@ -7,7 +7,7 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``gate/``: the verdict (``policy``: its limits, ``decision``: the three-way rule, ``views`` and ``panel``: ratios to
   yardsticks against stored sessions, ``beside``: two versions in one process, ``wording``).
 - ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
-- ``files``, ``gpu`` (with ``nvidia``, ``devices``), ``locking`` (with ``turns``), ``timers`` (with
+- ``leases``, ``files``, ``gpu`` (with ``nvidia``, ``devices``), ``locking`` (with ``turns``), ``timers`` (with
   ``gpu_timers``, ``instrument``), ``calibration`` (kernels of ours that never change) and ``delay`` (extra work of a
   known length), ``worker``: the outside world: locked files, devices, clocks, killable processes.
 - ``guard/``: what disturbs a measurement (``gpu_watch`` with ``nvml`` and ``intruders``, ``host_watch``, ``tracers``).
@@ -16,7 +16,7 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``workload``, ``station`` (with ``launcher``, ``noise``), ``compilation``, ``lane`` (with ``ready``, ``attempts``),
   ``benchmark`` (with ``account``): a kernel at fixed inputs, and how its configs are compiled, checked and timed at
   once.
-- ``family``, ``cache``, ``baseline`` (with ``baseline_text``, ``refreshing``, ``merging``): what is stored of a kernel,
+- ``cache/``, ``baseline`` (with ``baseline_text``, ``refreshing``, ``merging``): what is stored of a kernel,
   and of the same one at other shapes.
 - ``recorded``, ``recording``, ``comparison``: search spaces measured before, and how good searches are on them.
 - ``options``, ``settings``, ``outcome``, ``driver`` (with ``finals``), ``adviser``, ``choosing``: what is asked of a

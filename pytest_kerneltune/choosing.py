@@ -14,9 +14,9 @@ from hashlib import sha256
 from pytest_kerneltune.adviser import Adviser, Consultation
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.cache import Entry, Flight, TuningCache
+from pytest_kerneltune.cache.family import Member
 from pytest_kerneltune.driver import Driver, Progress, SearchRun, search_rng, stages
 from pytest_kerneltune.errors import KernelError, SpaceError
-from pytest_kerneltune.family import Member
 from pytest_kerneltune.finals import pick_winner
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline

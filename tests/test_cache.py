@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_kerneltune import cache as cache_module
-from pytest_kerneltune.cache import SCHEMA, Cache, Entry, NewerSchema, NoCache, TuningCache
-from pytest_kerneltune.family import Member
+from pytest_kerneltune.cache import store as cache_module
+from pytest_kerneltune.cache.family import Member
+from pytest_kerneltune.cache.store import SCHEMA, Cache, Entry, NewerSchema, NoCache, TuningCache
 from pytest_kerneltune.search import Effort
 from pytest_kerneltune.trial import Budget, Status, Trial
 
-ROOT = Path(cache_module.__file__).parents[1]
+ROOT = Path(cache_module.__file__).parents[2]
 ONE, TWO = "a1" * 32, "b2" * 32
 FAMILY = "fa" * 32
 TRIALS = tuple(Trial({"BLOCK": 1 << n, "order": (1, 0)}, latency_ms=1.5 / (n + 1), samples_ms=(1.5,)) for n in range(3))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from pytest_kerneltune.cache.family import Family, Member
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.family import Family, Member
 
 NAME = "fa" * 32
 OWN = Member("00" * 32, "softmax[n1024-float16]", ("x: float16[4096, 1024]",))

@@ -23,7 +23,7 @@ HOUSE = [
     ["gpu_timers", "timers", "instrument", "calibration", "delay", "worker"],
     ["introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
     ["workload", "account", "station", "noise", "launcher", "compilation", "ready", "attempts", "lane", "benchmark"],
-    ["family", "cache", "baseline_text", "baseline", "refreshing", "merging", "recorded", "recording", "comparison"],
+    ["cache", "baseline_text", "baseline", "refreshing", "merging", "recorded", "recording", "comparison"],
     ["options", "settings", "outcome", "driver", "finals", "asking", "judging", "adviser", "choosing", "verdicts"],
     ["place", "redirect", "basetree", "against", "exporting", "bases", "gating"],
     ["resampling", "selftest_summary", "selftest", "session"],

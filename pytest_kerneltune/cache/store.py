@@ -28,8 +28,8 @@ from types import NoneType
 from typing import Any, Protocol
 
 from pytest_kerneltune import files
+from pytest_kerneltune.cache.family import FINGERPRINT, Family, Member
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.family import FINGERPRINT, Family, Member
 from pytest_kerneltune.search import Effort
 from pytest_kerneltune.trial import Budget, Config, Trial
 
