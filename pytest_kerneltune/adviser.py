@@ -88,7 +88,7 @@ class Adviser:
         from pytest_kerneltune.llm import LLMOptions
 
         settings, llm = self._settings, self._settings.llm
-        cache = None if llm.reply_cache is False else settings.autotune_cache
+        cache = None if llm.reply_cache is False else settings.cache_directory
         folder = "" if cache is None else cache / _REPLIES
         return LLMOptions.from_settings(llm.given, llm.provider_variables, folder)
 

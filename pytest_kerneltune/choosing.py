@@ -13,11 +13,12 @@ from hashlib import sha256
 
 from pytest_kerneltune.adviser import Adviser, Consultation
 from pytest_kerneltune.benchmark import Benchmark
-from pytest_kerneltune.cache import Entry, Flight, TuningCache
+from pytest_kerneltune.cache import Entry, Finalist, Flight, Run, TuningCache, Verification
 from pytest_kerneltune.cache.family import Member
 from pytest_kerneltune.driver import Driver, Progress, SearchRun, search_rng, stages
 from pytest_kerneltune.errors import KernelError, SpaceError
-from pytest_kerneltune.finals import pick_winner
+from pytest_kerneltune.finals import Placed, play_finals
+from pytest_kerneltune.leases import Owner
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.search import Context, Effort, Related, RelatedTrials, Search, asks_model, create
@@ -81,15 +82,17 @@ class Tuner:
 
     def tuned(self, workload: Workload, bench: Benchmark, hardware: Sequence[str]) -> Choice:
         """The cache's winner if it satisfies this request and still works, else that of a search."""
-        if (hit := self._hit(workload, bench, self.cache.lookup(workload.fingerprint))) is not None:
-            return hit
 
-        def waiting() -> None:
-            self.say(f"{workload.name}: another process is tuning this kernel; waiting for its result")
+        def waiting(owner: Owner | None) -> None:
+            self.say(f"{workload.name}: {owner or 'another process'} is tuning this kernel; waiting for its result")
 
-        with self.cache.flight(workload.fingerprint, waiting) as flight:
-            hit = self._hit(workload, bench, flight.entry)
-            return hit if hit is not None else self._search(workload, bench, hardware, flight)
+        entry = self.cache.lookup(workload.fingerprint)
+        while (hit := self._hit(workload, bench, entry)) is None:
+            with self.cache.flight(workload.fingerprint, waiting) as flight:
+                if flight.entry == entry or not self._answers(workload, flight.entry):
+                    return self._search(workload, bench, hardware, flight)
+                entry = flight.entry  # checked when it is the next one's turn: who waits need not wait for that
+        return hit
 
     def close(self) -> None:
         self._adviser.close()
@@ -98,15 +101,20 @@ class Tuner:
     def _effort(self) -> Effort:
         return Effort(self.settings.autotune_effort)
 
+    def _answers(self, workload: Workload, entry: Entry | None) -> bool:
+        """Whether what the cache holds may be all that is asked for."""
+        if self.settings.autotune_force or entry is None:
+            return False
+        return entry.satisfies(self._effort, self._budget(workload))
+
     def _hit(self, workload: Workload, bench: Benchmark, entry: Entry | None) -> Choice | None:
-        budget = self._budget(workload)
-        if self.settings.autotune_force or entry is None or not entry.satisfies(self._effort, budget):
+        if entry is None or not self._answers(workload, entry):
             return None
         choice = _from_cache(workload, entry)
         # The winner of another toolchain or driver may no longer work: then the kernel is tuned anew.
         if choice.config is None or not bench.check(choice.config).ok:
             return None
-        unasked = self._asks_model and not entry.origin.get(_MODEL_USED)
+        unasked = self._asks_model and not any(run.origin.get(_MODEL_USED) for run in entry.runs)
         return replace(choice, summary=replace(choice.summary, messages=(_UNASKED,))) if unasked else choice
 
     def _search(self, workload: Workload, bench: Benchmark, hardware: Sequence[str], flight: Flight) -> Choice:
@@ -116,11 +124,14 @@ class Tuner:
         prior = self._prior(workload, flight)
         rng = search_rng(self.settings.autotune_seed, workload.name)
         began, start = datetime.now(UTC), time.monotonic()
+        flight.begin(self._run(workload))
         run = self._driver(workload, bench, flight).drive(search, rng, prior)
         engine = bench.account.between(start, time.monotonic())
-        winner = None if run.error else _winner(bench, run)
+        finalists = [] if run.error else _finals(bench, run)
+        winner = finalists[0].config if finalists else None
         if not run.error:
-            flight.store(self._entry(workload, run, winner, _unrepeated(workload, flight, run), consultation))
+            found = replace(self._run(workload, run, consultation), trials=tuple(run.trials[len(prior) :]))
+            flight.store(_entry(workload, found, finalists))
         summary = replace(
             self._summary(run),
             messages=tuple(_origins(search, prior)),
@@ -200,32 +211,24 @@ class Tuner:
         )
         return tuple(trials for trials in known if trials)
 
-    def _entry(
-        self,
-        workload: Workload,
-        run: SearchRun,
-        winner: Config | None,
-        unrepeated: Sequence[Trial],
-        consultation: Consultation | None,
-    ) -> Entry:
-        model = {_MODEL_USED: consultation.label} if consultation is not None and run.counts.get("valid") else {}
-        budget = self._budget(workload)
-        return Entry(
-            fingerprint=workload.fingerprint,
-            kernel=workload.name,
-            trials=(*unrepeated, *run.trials),
-            winner=winner,
+    def _run(
+        self, workload: Workload, run: SearchRun | None = None, consultation: Consultation | None = None
+    ) -> Run:
+        """What this run's search is or, where it has ended as ``run``, was; without trials."""
+        asked = run is not None and consultation is not None and run.counts.get("valid")
+        model = {_MODEL_USED: consultation.label} if consultation is not None and asked else {}
+        budget = self._budget(workload) if run is not None else Budget()  # one that is killed covers no budget
+        if run is not None and run.on_target:  # it ended early because it was fast enough, and tried no more than this
+            budget = replace(budget, configs=len(run.trials))
+        return Run(
             algorithm=str(self.settings.autotune),
             effort=self._effort,
             seed=self.settings.autotune_seed,
-            finished=run.complete,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            finished=run is not None and run.complete,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             budget_seconds=budget.seconds,
-            # What ended early because it was fast enough tried no more than this.
-            budget_configs=len(run.trials) if run.on_target else budget.configs,
+            budget_configs=budget.configs,
             origin={"host": _host(), "device": workload.device_name, **versions(), **model},
-            family=workload.family,
-            inputs=workload.description.inputs,
         )
 
     def _summary(self, run: SearchRun) -> SearchSummary:
@@ -247,15 +250,16 @@ def _from_cache(workload: Workload, entry: Entry) -> Choice:
         config = None if entry.winner is None else workload.space.canonical(entry.winner)
     except SpaceError:
         config = None
+    trials = tuple(_usable(workload, entry.trials))
     summary = SearchSummary(
         "cache",
-        algorithm=entry.algorithm,
-        effort=entry.effort,
-        seed=entry.seed,
-        attempts=len(entry.trials),
-        failures=_failures(entry.trials),
+        algorithm=entry.last.algorithm,
+        effort=entry.last.effort,
+        seed=entry.last.seed,
+        attempts=len(trials),
+        failures=_failures(trials),
     )
-    return Choice(config, summary, entry.trials)
+    return Choice(config, summary, trials)
 
 
 def _usable(workload: Workload, trials: Sequence[Trial]) -> list[Trial]:
@@ -265,11 +269,22 @@ def _usable(workload: Workload, trials: Sequence[Trial]) -> list[Trial]:
     return list({space.key(t.config): t for t in usable}.values())
 
 
-def _unrepeated(workload: Workload, flight: Flight, run: SearchRun) -> list[Trial]:
-    """Earlier trials of configs that ``run`` did not come across."""
-    measured = {workload.space.key(t.config) for t in run.trials}
-    earlier = [*(flight.entry.trials if flight.entry else ()), *flight.interrupted]
-    return [t for t in _usable(workload, earlier) if workload.space.key(t.config) not in measured]
+def _entry(workload: Workload, run: Run, finalists: Sequence[Placed]) -> Entry:
+    """The entry of a search and its finals, best first; every finalist's output was checked before it was timed."""
+    verification = Verification(
+        created=run.created,
+        checked=getattr(workload.kernel, "reference", None) is not None,
+        finalists=tuple(Finalist(f.config, f.readings_ms) for f in finalists),
+    )
+    return Entry(
+        fingerprint=workload.fingerprint,
+        kernel=workload.name,
+        runs=(run,),
+        winner=finalists[0].config if finalists else None,
+        family=workload.family,
+        inputs=workload.description.inputs,
+        verification=verification if finalists else None,
+    )
 
 
 def _origins(search: Search, prior: Sequence[Trial]) -> list[str]:
@@ -282,22 +297,22 @@ def _origins(search: Search, prior: Sequence[Trial]) -> list[str]:
     return messages
 
 
-def _winner(bench: Benchmark, run: SearchRun) -> Config | None:
-    """The best config by an interleaved comparison of the finalists; one that fails now drops out."""
+def _finals(bench: Benchmark, run: SearchRun) -> list[Placed]:
+    """The best configs by an interleaved comparison, the winner first; one that fails now drops out."""
     trials = list(run.trials)
     while any(t.ok for t in trials):
         try:
-            config = pick_winner(bench, trials)[0][0]
-            if bench.check(config).ok:  # an earlier run's trial may be of another driver
-                return config
-            trials = [t for t in trials if t.config != config]
+            placed = play_finals(bench, trials)
+            if bench.check(placed[0].config).ok:  # an earlier run's trial may be of another driver
+                return placed
+            trials = [t for t in trials if t.config != placed[0].config]
         except KernelError:
             best = min((t for t in trials if t.ok), key=lambda t: t.latency_ms)
             broken = [
                 t for t in trials if t.ok and t.latency_ms <= 2 * best.latency_ms and not bench.check(t.config).ok
             ]
             trials = [t for t in trials if t not in (broken or [best])]
-    return None
+    return []
 
 
 def _failures(trials: Sequence[Trial]) -> dict[str, int]:

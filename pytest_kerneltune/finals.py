@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.statistics import fewest_values, log_ratios, median_interval
@@ -36,14 +36,22 @@ class Comparing(Protocol):
     def compare(self, arms: Mapping[str, Config], yardsticks: bool, blocks: int) -> dict[str, list[float]]: ...
 
 
-def pick_winner(
+class Placed(NamedTuple):
+    """A finalist: its latency relative to the winner's, and its readings in ms, taken in turn with the others'."""
+
+    config: Config
+    relative: float
+    readings_ms: tuple[float, ...] = ()
+
+
+def play_finals(
     bench: Comparing,
     trials: Iterable[Trial],
     keep: Sequence[Config] = (),
     limit_s: float = _LIMIT_S,
     now: Callable[[], float] = time.monotonic,
-) -> list[tuple[Config, float]]:
-    """The finalists, best first, each with its latency relative to the winner's, timed interleaved.
+) -> list[Placed]:
+    """The finalists, best first, timed interleaved; of a single one there are no readings.
 
     Finalists are the best few of ``trials`` and, whatever their reading, the configs in ``keep`` that worked. Where
     configs are equally fast the winner is the first of ``keep``, else the first of ``trials``. After ``limit_s`` wall
@@ -51,7 +59,7 @@ def pick_winner(
     """
     finalists = _finalists(list(trials), keep)
     if len(finalists) == 1:
-        return [(finalists[0], 1.0)]
+        return [Placed(finalists[0], 1.0)]
     arms = {str(i): config for i, config in enumerate(finalists)}
     blocks: dict[str, list[float]] = {name: [] for name in arms}
     left, end = list(arms), now() + limit_s
@@ -67,7 +75,7 @@ def pick_winner(
     winner = _winner(blocks, left)
     relative = {name: math.exp(median(_log_ratios(blocks[name], blocks[winner]))) for name in arms}
     order = sorted(arms, key=lambda name: (name != winner, relative[name]))
-    return [(arms[name], relative[name]) for name in order]
+    return [Placed(arms[name], relative[name], tuple(blocks[name])) for name in order]
 
 
 def undecided(blocks: Mapping[str, Sequence[float]], left: Sequence[str]) -> list[str]:

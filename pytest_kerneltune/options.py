@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -134,9 +134,18 @@ def file(given: Given) -> Path:
     return found
 
 
-def directory_or_off(given: Given) -> Path | None:
-    """The path of a directory, or None for "off"."""
-    return None if given.text == "off" else directory(given)
+def directories_or_off(given: Given) -> tuple[Path, ...]:
+    """Paths of directories, separated as in PATH; none for "off". A directory that exists may have the separator in
+    its name."""
+    return tuple(map(directory, _layers(given)))
+
+
+def _layers(given: Given) -> list[Given]:
+    if given.text == "off":
+        return []
+    if os.pathsep not in given.text or path(given).is_dir():
+        return [given]
+    return [replace(given, value=part) for part in given.text.split(os.pathsep)]
 
 
 def search(given: Given) -> str:
@@ -253,17 +262,25 @@ def worker_count(environ: Mapping[str, str]) -> int:
     return max(1, int(count)) if count.isdecimal() else 1
 
 
-def default_cache_directory(environment: Mapping[str, str]) -> Path:
-    """Where the cache is unless the command line or ini file says otherwise.
+def default_cache_directories(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the cache is unless the command line or ini file says otherwise: the layer that is written, then others.
 
-    KERNELTUNE_CACHE_DIR, else pytest-kerneltune in XDG_CACHE_HOME (where that is an absolute path, as its
-    specification wants), else in ~/.cache.
+    KERNELTUNE_CACHE_DIR, read as ``--autotune-cache`` is, else pytest-kerneltune in XDG_CACHE_HOME (where that is an
+    absolute path, as its specification wants), else in ~/.cache.
     """
     if own := environment.get("KERNELTUNE_CACHE_DIR"):
-        return Path(own).expanduser().absolute()
+        # What is no directory is told where it is needed: not every run needs a cache.
+        return tuple(map(path, _layers(Given(own, "KERNELTUNE_CACHE_DIR", Path.cwd()))))
     shared = Path(environment.get("XDG_CACHE_HOME", ""))
     home = Path(environment.get("HOME") or Path.home())
-    return (shared if shared.is_absolute() else home / ".cache") / "pytest-kerneltune"
+    return ((shared if shared.is_absolute() else home / ".cache") / "pytest-kerneltune",)
+
+
+def default_cache_directory(environment: Mapping[str, str]) -> Path:
+    """The first of :func:`default_cache_directories`; raises UsageError where the cache is off."""
+    if found := default_cache_directories(environment):
+        return found[0]
+    raise UsageError("KERNELTUNE_CACHE_DIR is off: name the cache's directory by --cache")
 
 
 def available_cores() -> int:
@@ -302,10 +319,32 @@ OPTIONS = (
     Option("autotune_seed", "seed of every search", whole_number(0), "N", default="0"),
     Option(
         "autotune_cache",
-        "where tuned configs are kept, or off (default: KERNELTUNE_CACHE_DIR, else in the user's cache directory)",
-        directory_or_off,
-        metavar="DIR",
-        default=default_cache_directory,
+        "where tuned configs are kept, or off; behind a colon, a cache that is only read (default: "
+        "KERNELTUNE_CACHE_DIR, else in the user's cache directory)",
+        directories_or_off,
+        metavar="DIR[:SHARED]",
+        default=default_cache_directories,
+    ),
+    Option(
+        "autotune_wait",
+        "how long to wait for another process that tunes the same kernel, before tuning it here as well",
+        seconds,
+        metavar="SECONDS",
+        default="30m",
+    ),
+    Option(
+        "autotune_strict",
+        "tune anew for another version of torch, Triton, driver or compiler",
+        boolean,
+        bare="yes",
+        default="no",
+    ),
+    Option(
+        "autotune_cache_limit",
+        "MiB that the cache may grow to before what was not used for the longest time goes; 0 is no limit",
+        whole_number(0),
+        default="1024",
+        ini_only=True,
     ),
     Option("autotune_force", "tune again what the cache holds", boolean, bare="yes", default="no"),
     Option("autotune_json", "write everything this run found out to a JSON file", file, "PATH"),

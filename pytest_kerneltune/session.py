@@ -79,7 +79,7 @@ class Session:
         self._workers = Workers(settings.compile_jobs)
         self._warnings: list[str] = []
         self._cache: TuningCache = (
-            Cache(settings.autotune_cache, self._warnings.append) if settings.autotune_cache else NoCache()
+            Cache(settings.cache_directory, self._warnings.append) if settings.cache_directory else NoCache()
         )
         self._tuner = Tuner(settings, self._cache, progress, say)
         self._devices: dict[bool, DeviceInfo] = {}
@@ -131,8 +131,8 @@ class Session:
     def benchmark(self, workload: Workload) -> Benchmark:
         """Where the configs of the workload's space are measured."""
         keep = getattr(workload.kernel, "keep_code_in", None)
-        if keep is not None and self.settings.autotune_cache:
-            keep(self.settings.autotune_cache / CODE_FOLDER)
+        if keep is not None and self.settings.cache_directory:
+            keep(self.settings.cache_directory / CODE_FOLDER)
         gauged = self.settings.gating and workload.kernel.clock not in self.instruments
         sites = self._sites(workload.kernel)
         return Benchmark(workload.kernel, workload.space, self._workers, self._limits, sites, workload.modules, gauged)

@@ -139,7 +139,8 @@ class Settings:
     """How this run tunes, measures and judges. Every field that is an option is described in ``options.OPTIONS``.
 
     ``autotune`` is None in a plain run, "none" to time what is known, else a search's name. Times are seconds, the
-    target latency ms, the threshold a fraction, paths absolute. ``root`` is where ini paths start, ``workers`` the
+    target latency ms, the threshold a fraction, paths absolute. ``autotune_cache`` are the layers of the cache, the one
+    that is written first; ``autotune_cache_limit`` is in MiB. ``root`` is where ini paths start, ``workers`` the
     number of xdist workers, ``step_summary`` the file that GitHub shows as the summary of the step.
     """
 
@@ -149,7 +150,10 @@ class Settings:
     autotune_configs: int | None
     autotune_target: float | None
     autotune_seed: int
-    autotune_cache: Path | None
+    autotune_cache: tuple[Path, ...]
+    autotune_wait: float
+    autotune_strict: bool
+    autotune_cache_limit: int
     autotune_force: bool
     autotune_json: Path | None
     baseline_dir: Path | None
@@ -209,6 +213,11 @@ class Settings:
                 f"pytest --autotune=none --update-baselines={','.join(sorted(self.update_baselines))} "
                 "to time the best known configs, or --autotune in place of --autotune=none to search for better ones"
             )
+
+    @property
+    def cache_directory(self) -> Path | None:
+        """The directory of the cache that this run writes to."""
+        return self.autotune_cache[0] if self.autotune_cache else None
 
     @property
     def gating(self) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from pytest_kerneltune import PythonKernel, integer
 from pytest_kerneltune.benchmark import Benchmark, Limits
 from pytest_kerneltune.errors import KernelError
-from pytest_kerneltune.finals import MATTERS, pick_winner, undecided
+from pytest_kerneltune.finals import MATTERS, Placed, play_finals, undecided
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Status, Trial
@@ -63,14 +63,14 @@ def trials_of(*measured: tuple[int, float]) -> list[Trial]:
     return [Trial({"n": n}, latency_ms=ms) for n, ms in measured]
 
 
-def order(ranked: Sequence[tuple[Config, float]]) -> list[int]:
-    return [config["n"] for config, _ in ranked]
+def order(ranked: Sequence[Placed]) -> list[int]:
+    return [placed.config["n"] for placed in ranked]
 
 
 def final(true: Sequence[float], noise: float, seed: int = 0) -> tuple[float, int]:
     """How much slower than the best the winner is, and the cost; the search's readings tell nothing."""
     machine = Machine(dict(enumerate(true)), noise, seed)
-    ranked = pick_winner(machine, trials_of(*((n, 1.0) for n in range(len(true)))))
+    ranked = play_finals(machine, trials_of(*((n, 1.0) for n in range(len(true)))))
     return true[order(ranked)[0]] / min(true) - 1, machine.cost
 
 
@@ -79,9 +79,9 @@ def final(true: Sequence[float], noise: float, seed: int = 0) -> tuple[float, in
 
 def test_the_winner_is_the_best_of_the_finalists_when_compared() -> None:
     machine = Machine({1: 3.0, 2: 2.0, 3: 1.0})
-    ranked = pick_winner(machine, trials_of((1, 1.0), (2, 1.1), (3, 1.14), (4, 1.2)))
+    ranked = play_finals(machine, trials_of((1, 1.0), (2, 1.1), (3, 1.14), (4, 1.2)))
     assert order(ranked) == [3, 2, 1]
-    assert [r for _, r in ranked] == pytest.approx([1.0, 2.0, 3.0])
+    assert [placed.relative for placed in ranked] == pytest.approx([1.0, 2.0, 3.0])
     assert machine.calls[0][0] == [1, 2, 3]
 
 
@@ -89,20 +89,20 @@ def test_few_are_finalists_and_kept_configs_always_are() -> None:
     machine = Machine(dict.fromkeys(range(20), 1.0))
     many = trials_of(*((n, 1.0 + n / 1000) for n in range(10)), (15, 9.0), (16, 9.0))
     keep = [{"n": 15}, {"n": 17}, {"n": 3}]
-    ranked = pick_winner(machine, [*many, Trial({"n": 17}, Status.CRASH)], keep)
+    ranked = play_finals(machine, [*many, Trial({"n": 17}, Status.CRASH)], keep)
     assert sorted(order(ranked)) == [0, 1, 2, 3, 4, 15]
 
 
 def test_a_single_finalist_needs_no_comparison() -> None:
     machine = Machine({})
-    assert pick_winner(machine, trials_of((1, 1.0), (2, 5.0))) == [({"n": 1}, 1.0)]
+    assert play_finals(machine, trials_of((1, 1.0), (2, 5.0))) == [({"n": 1}, 1.0, ())]
     assert machine.calls == []
 
 
 @pytest.mark.parametrize("trials", [[], [Trial({"n": 1}, Status.CRASH)]])
 def test_no_winner_without_a_success(trials: list[Trial]) -> None:
     with pytest.raises(KernelError, match="no config worked"):
-        pick_winner(Machine({}), trials)
+        play_finals(Machine({}), trials)
 
 
 # When a finalist is out
@@ -140,9 +140,9 @@ def test_at_least_one_is_always_left() -> None:
 def test_the_configs_to_keep_win_among_equals_then_the_earlier_ones() -> None:
     machine = Machine({n: 1.0 + 0.001 * (n == 2) for n in range(4)})
     trials = trials_of((3, 1.02), (2, 1.03), (1, 1.01), (0, 1.0))
-    assert order(pick_winner(machine, trials))[0] == 3
-    assert order(pick_winner(machine, trials, keep=[{"n": 2}]))[0] == 2
-    assert order(pick_winner(Machine({0: 1.0, 1: 1.0, 2: 1.1, 3: 1.0}), trials, keep=[{"n": 2}]))[0] == 3
+    assert order(play_finals(machine, trials))[0] == 3
+    assert order(play_finals(machine, trials, keep=[{"n": 2}]))[0] == 2
+    assert order(play_finals(Machine({0: 1.0, 1: 1.0, 2: 1.1, 3: 1.0}), trials, keep=[{"n": 2}]))[0] == 3
 
 
 # How good and how dear the choice is
@@ -171,7 +171,7 @@ def test_unclear_cases_take_longer_than_clear_ones_but_not_for_ever() -> None:
 
 def test_finalists_take_turns_at_being_in_the_middle() -> None:
     machine = Machine({0: 1.0, 1: 1.0, 2: 1.0}, noise=0.05)
-    pick_winner(machine, trials_of((0, 1.0), (1, 1.0), (2, 1.0)))
+    play_finals(machine, trials_of((0, 1.0), (1, 1.0), (2, 1.0)))
     assert [arms for arms, _ in machine.calls[:2]] == [[0, 1, 2], [1, 2, 0]]
 
 
@@ -183,7 +183,7 @@ def ticking(step_s: float) -> Callable[[], float]:
 
 def test_past_its_time_the_order_is_taken_as_it_is() -> None:
     machine = Machine({1: 1.02, 2: 1.0, 3: 1.01}, CPU_NOISE)
-    ranked = pick_winner(machine, trials_of((1, 1.0), (2, 1.0), (3, 1.0)), limit_s=5.0, now=ticking(6.0))
+    ranked = play_finals(machine, trials_of((1, 1.0), (2, 1.0), (3, 1.0)), limit_s=5.0, now=ticking(6.0))
     assert len(machine.calls) == 1
     assert len(ranked) == 3
 
@@ -196,4 +196,4 @@ def test_the_winner_of_a_real_kernel_is_its_quickest_config() -> None:
     space = ConfigSpace({"n": integer(0, 30)})
     bench = Benchmark(PythonKernel(work, reference=lambda: 1), space, Workers(1), Limits(run_s=5))
     bench.start()
-    assert order(pick_winner(bench, trials_of((30, 1.0), (3, 1.0), (23, 1.0))))[0] == 3
+    assert order(play_finals(bench, trials_of((30, 1.0), (3, 1.0), (23, 1.0))))[0] == 3

@@ -40,6 +40,8 @@ def test_the_flags_are_those_promised() -> None:
         "--autotune-configs",
         "--autotune-seed",
         "--autotune-cache",
+        "--autotune-strict",
+        "--autotune-wait",
         "--autotune-force",
         "--autotune-target",
         "--autotune-json",
@@ -99,9 +101,13 @@ def test_a_default_is_a_value_that_the_option_takes(row: Option) -> None:
         ("autotune_budget", "2 m", 120.0),
         ("autotune_configs", "1", 1),
         ("autotune_seed", "0", 0),
-        ("autotune_cache", "off", None),
-        ("autotune_cache", "there", Path("/base/there")),
-        ("autotune_cache", "/there", Path("/there")),
+        ("autotune_cache", "off", ()),
+        ("autotune_cache", "there", (Path("/base/there"),)),
+        ("autotune_cache", "/there", (Path("/there"),)),
+        ("autotune_cache", "own:/shared:~/third", (Path("/base/own"), Path("/shared"), Path.home() / "third")),
+        ("autotune_wait", "2m", 120.0),
+        ("autotune_strict", "yes", True),
+        ("autotune_cache_limit", "0", 0),
         ("autotune_force", "True", True),
         ("autotune_force", "off", False),
         ("autotune_json", "report.json", Path("/base/report.json")),
@@ -159,6 +165,17 @@ def test_a_bad_value_is_refused_by_name_with_what_is_allowed(name: str, text: st
     with pytest.raises(UsageError, match=re.escape(allowed)) as caught:
         read(name, text)
     assert str(caught.value).startswith(f"{ROWS[name].flag or name}: {text!r} is not")
+
+
+@pytest.mark.parametrize(("text", "part"), [("own::/shared", ""), (f"own:{__file__}", __file__)])
+def test_a_bad_layer_of_the_cache_is_named(text: str, part: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"--autotune-cache: {part!r} is not a ")):
+        read("autotune_cache", text)
+
+
+def test_a_directory_may_have_the_separator_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    assert read("autotune_cache", str(tmp_path / "a:b")) == (tmp_path / "a:b",)
 
 
 def test_a_secret_value_is_not_repeated() -> None:

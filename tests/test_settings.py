@@ -39,7 +39,10 @@ def test_nothing_set_gives_the_defaults() -> None:
         autotune_configs=None,
         autotune_target=None,
         autotune_seed=0,
-        autotune_cache=Path("/cache"),
+        autotune_cache=(Path("/cache"),),
+        autotune_wait=1800.0,
+        autotune_strict=False,
+        autotune_cache_limit=1024,
         autotune_force=False,
         autotune_json=None,
         baseline_dir=None,
@@ -88,12 +91,12 @@ def test_relative_paths_start_where_they_were_written(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     found = settings({"baseline_dir": "here"}, {"autotune_cache": "cache", "autotune_json": "out/report.json"})
     assert found.baseline_dir == tmp_path / "here"
-    assert (found.autotune_cache, found.autotune_json) == (ROOT / "cache", ROOT / "out/report.json")
+    assert (found.cache_directory, found.autotune_json) == (ROOT / "cache", ROOT / "out/report.json")
 
 
 def test_the_cache_can_be_off_and_is_the_users_otherwise() -> None:
-    assert settings({"autotune_cache": "off"}).autotune_cache is None
-    assert settings(environ={"XDG_CACHE_HOME": "/xdg"}).autotune_cache == Path("/xdg/pytest-kerneltune")
+    assert settings({"autotune_cache": "off"}).cache_directory is None
+    assert settings(environ={"XDG_CACHE_HOME": "/xdg"}).cache_directory == Path("/xdg/pytest-kerneltune")
 
 
 def test_an_error_names_the_place_of_the_value() -> None:

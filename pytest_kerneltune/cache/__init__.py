@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from pytest_kerneltune.cache.store import Cache, Entry, Flight, NewerSchema, NoCache, TuningCache
+from pytest_kerneltune.cache.document import NewerSchema
+from pytest_kerneltune.cache.entry import Entry, Finalist, Run, Verification
+from pytest_kerneltune.cache.store import Cache, Flight, NoCache, TuningCache
 
-__all__ = ["Cache", "Entry", "Flight", "NewerSchema", "NoCache", "TuningCache"]
+__all__ = [
+    "Cache",
+    "Entry",
+    "Finalist",
+    "Flight",
+    "NewerSchema",
+    "NoCache",
+    "Run",
+    "TuningCache",
+    "Verification",
+]

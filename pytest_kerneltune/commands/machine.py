@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pytest_kerneltune import nvidia
-from pytest_kerneltune.options import default_cache_directory
+from pytest_kerneltune.options import default_cache_directories
 
 _DISTRIBUTIONS = ("torch", "triton", "helion")
 _CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
@@ -98,8 +98,9 @@ def caches(environment: Mapping[str, str]) -> list[Cache]:
     """Where tuning results, Triton's compiled kernels and temporary files go, unless the ini file says otherwise."""
     home = Path(environment.get("TRITON_HOME") or environment.get("HOME") or Path.home())
     triton = Path(environment.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
-    places = {"tuning": default_cache_directory(environment), "Triton": triton, "temporary": _temporary()}
-    return [Cache(name, str(path), _problem(path)) for name, path in places.items()]
+    tuning = [("tuning", path) for path in default_cache_directories(environment)[:1]]
+    places = [*tuning, ("Triton", triton), ("temporary", _temporary())]
+    return [Cache(name, str(path), _problem(path)) for name, path in places]
 
 
 def _temporary() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -61,7 +62,7 @@ def header_line(settings: Settings) -> str:
     parts = [_search_words(settings), f"threshold {form.threshold(settings.perf_threshold)}"]
     if settings.against is not None:
         parts.append(f"against {settings.against}")
-    parts.append(f"cache {settings.autotune_cache or 'off'}")
+    parts.append(f"cache {os.pathsep.join(map(str, settings.autotune_cache)) or 'off'}")
     if settings.update_baselines:
         parts.append(f"baselines written: {', '.join(sorted(settings.update_baselines))}")
     return "kerneltune: " + "; ".join(parts)

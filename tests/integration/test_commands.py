@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_kerneltune.__main__ import COMMANDS, main
-from pytest_kerneltune.cache import Entry
+from pytest_kerneltune.cache import Entry, Run
+from pytest_kerneltune.cache.document import rendered, to_json
 from pytest_kerneltune.recorded import RecordedSpace
 from pytest_kerneltune.recording import Recording
 from pytest_kerneltune.search import DEFAULT_SEARCH, Effort
@@ -205,20 +206,17 @@ def test_a_tuned_kernel_becomes_a_space_that_searches_are_compared_on(suite: Sui
     assert list(rows(compared.stdout)) == ["mean", *dict.fromkeys([DEFAULT_SEARCH, "LFBOTreeSearch", "RandomSearch"])]
 
 
-def entry(**changes: Any) -> Entry:
-    made = Entry(
-        fingerprint="ab" * 32,
-        kernel="bowl[n1]",
-        trials=tuple(bowl(8)),
-        winner={"x": 4, "y": 4},
+def entry(fingerprint: str = "ab" * 32, kernel: str = "bowl[n1]", **changes: Any) -> Entry:
+    run = Run(
         algorithm="FiniteSearch",
         effort=Effort.QUICK,
         seed=0,
         finished=True,
         created="2026-01-02T03:04:05+00:00",
+        trials=tuple(bowl(8)),
         origin={"device": "NVIDIA H200 / 1", "torch": "2.9"},
     )
-    return replace(made, **changes)
+    return Entry(fingerprint, kernel, (replace(run, **changes),), {"x": 4, "y": 4})
 
 
 @pytest.fixture
@@ -227,7 +225,7 @@ def cache(tmp_path: Path) -> Callable[..., Path]:
         for each in entries:
             path = tmp_path / "cache" / each.fingerprint[:2] / f"{each.fingerprint}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(each.to_json()))
+            path.write_bytes(rendered(each))
         return tmp_path / "cache"
 
     return write
@@ -270,7 +268,7 @@ def test_small_and_unreadable_entries_are_named_and_the_others_written(
     for stem in ("f0" * 32, "f1" * 32):
         (where / stem[:2]).mkdir()
     (where / "f0" / f"{'f0' * 32}.json").write_text("{")
-    (where / "f1" / f"{'f1' * 32}.json").write_text(json.dumps({**entry().to_json(), "schema": 999}))
+    (where / "f1" / f"{'f1' * 32}.json").write_text(json.dumps({**to_json(entry()), "schema": 999}))
     status, _, err = command("record-spaces", tmp_path / "out", "--cache", where)
     assert status == 1
     assert names(tmp_path / "out") == ["bowl-n1_NVIDIA-H200-1.json.gz", "bowl-n1_NVIDIA-H200-1.reps.npz"]
