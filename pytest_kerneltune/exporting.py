@@ -9,11 +9,10 @@ from typing import Any, Literal, cast
 from pytest_kerneltune.against import Counterpart
 from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.backends.exported import ExportedKernel
-from pytest_kerneltune.cache import Cache, NoCache, TuningCache
 from pytest_kerneltune.choosing import best_known
 from pytest_kerneltune.errors import KernelError, StoreError
 from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
-from pytest_kerneltune.place import BaselinePlace
+from pytest_kerneltune.place import BaselinePlace, tuning_cache
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Config
 from pytest_kerneltune.workload import Workload
@@ -27,9 +26,7 @@ class Exporter:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cache: TuningCache = (
-            Cache(settings.autotune_cache, lambda _: None) if settings.autotune_cache else NoCache()
-        )
+        self._cache = tuning_cache(settings, lambda _: None)
         self._devices: dict[bool, DeviceInfo] = {}
 
     def device(self, kernel: Kernel) -> DeviceInfo:
@@ -46,8 +43,8 @@ class Exporter:
         best = space.default if choice.config is None else choice.config
         configs = {space.key(config): config for config in (best, *map(space.canonical, filter(space.contains, asked)))}
         keep = getattr(kernel, "keep_code_in", None)
-        if keep is not None and self._settings.autotune_cache is not None:
-            keep(self._settings.autotune_cache / CODE_FOLDER)
+        if keep is not None and self._settings.cache_directory is not None:
+            keep(self._settings.cache_directory / CODE_FOLDER)
         exported = ExportedKernel.of(kernel, workload.modules, list(configs.values()))
         usable = tuple(dict(config) for config in configs.values() if exported.has(config))
         source = cast(Literal["baseline", "cache", "default"], choice.summary.source)

@@ -1,15 +1,27 @@
-"""Where a kernel's baseline is kept, and what is there."""
+"""Where what is known of a kernel is kept: its baseline, and the tuning cache."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines, other_devices
+from pytest_kerneltune.cache import Cache, LayeredCache, NoCache, TuningCache
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.workload import Workload
+
+
+def tuning_cache(settings: Settings, warn: Callable[[str], None]) -> TuningCache:
+    """The cache that the settings ask for; ``warn`` is told what goes wrong with it."""
+    if not settings.autotune_cache:
+        return NoCache()
+    own, *below = settings.autotune_cache
+    limit = settings.autotune_cache_limit << 20 or None
+    top = Cache(own, warn, wait_s=settings.autotune_wait, limit_bytes=limit)
+    return LayeredCache([top, *(Cache(path, warn, writable=False) for path in below)]) if below else top
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pytest_kerneltune.backends.slowed import SlowedKernel
 from pytest_kerneltune.bases import Bases, History
 from pytest_kerneltune.basetree import head
 from pytest_kerneltune.benchmark import Benchmark, Limits, Site
-from pytest_kerneltune.cache import Cache, NoCache, TuningCache
+from pytest_kerneltune.cache import TuningCache
 from pytest_kerneltune.choosing import Choice, Tuner, best_known
 from pytest_kerneltune.devices import Lookup, alike, device_of, parent_uuid, pinned
 from pytest_kerneltune.driver import Progress
@@ -32,7 +32,7 @@ from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
 from pytest_kerneltune.guard import Guard
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
-from pytest_kerneltune.place import BaselinePlace
+from pytest_kerneltune.place import BaselinePlace, tuning_cache
 from pytest_kerneltune.selftest import self_test
 from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.source import source_digest
@@ -78,9 +78,7 @@ class Session:
         self.say = say
         self._workers = Workers(settings.compile_jobs)
         self._warnings: list[str] = []
-        self._cache: TuningCache = (
-            Cache(settings.cache_directory, self._warnings.append) if settings.cache_directory else NoCache()
-        )
+        self._cache = tuning_cache(settings, self._warnings.append)
         self._tuner = Tuner(settings, self._cache, progress, say)
         self._devices: dict[bool, DeviceInfo] = {}
         self.instruments: dict[Clock, Mapping[str, Any]] = {}

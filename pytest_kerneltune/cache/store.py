@@ -23,81 +23,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
 
 from pytest_kerneltune import files, leases
-from pytest_kerneltune.cache import document
+from pytest_kerneltune.cache import document, upkeep
 from pytest_kerneltune.cache.document import NewerSchema
 from pytest_kerneltune.cache.entry import Entry, Run, beyond, merged
 from pytest_kerneltune.cache.family import FINGERPRINT, Family, Member
+from pytest_kerneltune.cache.flight import Flight, OnWait
 from pytest_kerneltune.cache.journal import Journal, Leftover, leftovers
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.leases import Lease, Owner
+from pytest_kerneltune.leases import Lease
 from pytest_kerneltune.trial import Trial
 
 LIMIT_BYTES = 1 << 30
 """What a cache may grow to, unless set otherwise."""
 
-OnWait: TypeAlias = Callable[[Owner | None], None]
-"""Told who is tuning what we wait for, None where that is unknown."""
-
 MOST_RELATED = 20
 _IDLE_S = 600.0  # without a trial: longer than any step of a search may take, so who is idle for as long hangs
 _RETAKE_S = 10.0  # for the lease of an entry that is ready to be written
 _USED_EVERY_S = 86_400.0  # how exactly it is known when an entry was last used
-
-
-class Flight:
-    """One process's turn at tuning a fingerprint. This one keeps nothing; the cache's writes to disk.
-
-    ``entry`` is what the cache holds now that it is our turn; ``interrupted`` are trials beyond the entry's, left by
-    searches that did not come to their end.
-    """
-
-    entry: Entry | None = None
-    interrupted: tuple[Trial, ...] = ()
-
-    def begin(self, run: Run) -> None:
-        """Say what search the trials to be recorded are of; ``run`` holds no trials."""
-
-    def record(self, trial: Trial) -> None:
-        """Keep a finished trial, so that it survives this process."""
-
-    def store(self, entry: Entry) -> None:
-        """Add the runs of ``entry`` to the fingerprint's, and make its winner the winner; the last of them is of the
-        trials that were recorded."""
-
-
-class TuningCache(Protocol):
-    """What tuning asks of a cache."""
-
-    def lookup(self, fingerprint: str) -> Entry | None:
-        """The entry as it is now, without waiting for who may be tuning."""
-
-    def related(self, family: str, own: Member) -> Sequence[Entry]:
-        """Entries of the same kernel at other inputs, on other devices or before an edit, most alike first; not
-        ``own``'s."""
-
-    def flight(self, fingerprint: str, on_wait: OnWait | None = None) -> AbstractContextManager[Flight]:
-        """Our turn at tuning; waits for who is tuning the same, after one call of ``on_wait``."""
-
-
-class NoCache:
-    """Remembers nothing."""
-
-    def lookup(self, fingerprint: str) -> None:
-        return None
-
-    def related(self, family: str, own: Member) -> Sequence[Entry]:
-        return ()
-
-    @contextmanager
-    def flight(self, fingerprint: str, on_wait: OnWait | None = None) -> Iterator[Flight]:
-        yield Flight()
 
 
 class Cache:
@@ -172,11 +120,14 @@ class Cache:
                     f"same kernel, and went on alone: end it if it hangs, or wait longer (--autotune-wait=SECONDS). "
                     f"Its lease is {path}.lock"
                 )
+        flight = self._boarded(path, fingerprint, lease)
         try:
-            yield self._boarded(path, fingerprint, lease)
+            yield flight
         finally:
             if lease is not None:
                 lease.release()
+        if flight.has_stored:
+            self.tidy()
 
     def path(self, fingerprint: str) -> Path:
         """Where the entry is; raises ValueError where that is no fingerprint."""
@@ -184,7 +135,13 @@ class Cache:
             raise ValueError(f"{fingerprint!r} is not a fingerprint")
         return self.directory / fingerprint[:2] / f"{fingerprint}.json"
 
-    def _boarded(self, path: Path, fingerprint: str, lease: Lease | None) -> Flight:
+    def tidy(self) -> None:
+        """Keep the directory within its limit; looks at it from time to time only."""
+        with self._tolerant("write"):
+            if self._limit_bytes is not None and upkeep.is_due(self.directory):
+                upkeep.trim(self.directory, self._limit_bytes)
+
+    def _boarded(self, path: Path, fingerprint: str, lease: Lease | None) -> _DiskFlight:
         flight = _DiskFlight(self, path, fingerprint, lease)
         with self._tolerant(fingerprint):
             flight.board()
@@ -232,6 +189,7 @@ class _DiskFlight(Flight):
         self._on_disk: Entry | None = None
         self._leftovers: list[Leftover] = []
         self._is_sealed = True
+        self.has_stored = False
 
     def board(self) -> None:
         """Take over what is on disk: the entry, and what others left beside it. Raises StoreError."""
@@ -275,6 +233,7 @@ class _DiskFlight(Flight):
         head = head.with_runs([*runs, *left, *entry.runs])
         files.write_bytes(self._path, _content(self._path, head))
         self.entry = self._on_disk = head
+        self.has_stored = True
         for leftover in self._leftovers:
             leftover.remove()
         files.remove(self._journal.path)
