@@ -204,16 +204,14 @@ class Tuner:
         return jobs + _AHEAD if workload.kernel.clock == "cuda" else min(_MOST_PARALLEL, jobs)
 
     def _related(self, workload: Workload) -> Related:
-        own = Member(workload.fingerprint, workload.name, workload.description.inputs)
+        own = Member(workload.fingerprint, workload.name, workload.description.inputs, device=workload.device_name)
         known = (
-            RelatedTrials(_usable(workload, entry.trials), "; ".join([entry.kernel, *entry.inputs]))
+            RelatedTrials(_usable(workload, entry.trials), _label(entry, workload.device_name))
             for entry in self.cache.related(workload.family, own)
         )
         return tuple(trials for trials in known if trials)
 
-    def _run(
-        self, workload: Workload, run: SearchRun | None = None, consultation: Consultation | None = None
-    ) -> Run:
+    def _run(self, workload: Workload, run: SearchRun | None = None, consultation: Consultation | None = None) -> Run:
         """What this run's search is or, where it has ended as ``run``, was; without trials."""
         asked = run is not None and consultation is not None and run.counts.get("valid")
         model = {_MODEL_USED: consultation.label} if consultation is not None and asked else {}
@@ -285,6 +283,11 @@ def _entry(workload: Workload, run: Run, finalists: Sequence[Placed]) -> Entry:
         inputs=workload.description.inputs,
         verification=verification if finalists else None,
     )
+
+
+def _label(entry: Entry, device: str) -> str:
+    """What a related entry is of, in a line for a language model."""
+    return "; ".join([entry.kernel, *entry.inputs, *([entry.device] if entry.device not in ("", device) else [])])
 
 
 def _origins(search: Search, prior: Sequence[Trial]) -> list[str]:

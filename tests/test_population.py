@@ -92,10 +92,20 @@ def test_best_available_are_related_configs_in_turn() -> None:
     assert start(search, 2) == [SPACE.default, *fastest[:2]]
 
 
-def test_best_available_may_be_padded() -> None:
+@pytest.mark.parametrize(("size", "expected"), [(1, 1), (2, 1), (5, 3), (9, 4)])
+def test_best_available_are_half_of_a_padded_population(size: int, expected: int) -> None:
     search = PopulationSearch(initial_population_strategy=Strategy.FROM_BEST_AVAILABLE, related=RELATED)
-    assert len(start(search, 9)) == 9
+    fastest = [at(x, pad=True) for x in (2, 3, 1, 4)]
+    configs = start(search, size)
+    assert configs[: 1 + expected] == [SPACE.default, *fastest[:expected]]
+    assert len(configs) == max(size, 1 + expected)
     assert search.used_related == RELATED
+
+
+def test_at_most_twenty_related_configs_are_started_from() -> None:
+    many = tuple(Trial(at(i % 10, i // 10, pad=True), latency_ms=1.0 + i) for i in range(100))
+    search = PopulationSearch(initial_population_strategy=Strategy.FROM_BEST_AVAILABLE, related=(many,))
+    assert search.named_configs(SPACE, History(SPACE), 90) == [SPACE.default, *(t.config for t in many[:20])]
 
 
 def test_from_random_asks_no_related_trials() -> None:

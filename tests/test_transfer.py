@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from statistics import median
 
 import numpy as np
 import pytest
 
 from pytest_kerneltune.parameter import boolean, choice, integer
+from pytest_kerneltune.search import DEFAULT_SEARCH, Context, Effort, Related, create
 from pytest_kerneltune.search.coordinates import Coordinates
 from pytest_kerneltune.search.transfer import standardised, telling, transferred
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.testing import as_trial
+from pytest_kerneltune.testing import as_trial, drive
 from pytest_kerneltune.trial import Config, Status, Trial
 
 SPACE = ConfigSpace({"x": integer(0, 9), "y": integer(0, 9), "pad": boolean(), "mode": choice("a", "b", "c")})
@@ -105,14 +107,26 @@ def test_how_fast_the_related_kernel_is_does_not_matter() -> None:
     np.testing.assert_allclose(slower.points(configs), expected, atol=1e-2)
 
 
-def test_several_related_kernels_are_averaged() -> None:
+def test_each_of_several_related_kernels_is_an_axis_of_its_own() -> None:
     def other(config: Config) -> float:
         return float(1 + abs(config["x"] - 2))
 
-    both = transferred(SPACE, (trials(60), trials(60, other)))
-    assert both.count == Coordinates(SPACE).count + 1
-    assert correlation(both) > 0.3
-    assert correlation(both, other) > 0.3
+    plain, both = Coordinates(SPACE), transferred(SPACE, (trials(60, other), trials(60)))
+    assert both.count == plain.count + 2
+    assert both.groups.tolist() == [*plain.groups.tolist(), plain.count, plain.count + 1]
+    configs = list(SPACE.enumerate())
+    for place, source in ((-2, trials(60, other)), (-1, trials(60))):
+        alone = transferred(SPACE, (source,)).points(configs)
+        np.testing.assert_allclose(both.points(configs)[:, place], alone[:, -1])
+
+
+def test_no_more_than_the_three_most_alike_are_asked() -> None:
+    some = tuple(trials(20, seed=seed) for seed in range(5))
+    assert transferred(SPACE, some).count == Coordinates(SPACE).count + 3
+    configs = list(SPACE.enumerate())
+    np.testing.assert_array_equal(
+        transferred(SPACE, some).points(configs), transferred(SPACE, some[:3]).points(configs)
+    )
 
 
 def test_failures_of_related_kernels_count_as_slow() -> None:
@@ -163,6 +177,25 @@ def test_related_latencies_that_are_all_equal_or_hugely_different() -> None:
 def test_many_related_trials() -> None:
     some = trials(600, lambda c: bowl(c) + 0.01 * (c["mode"] == "b"))
     assert correlation(transferred(SPACE, (some, some, some, some, some))) > 0.9
+
+
+def needed(related: Related) -> float:
+    """How many configs the default search measures until one is at most a tenth slower than the best; 21 for more."""
+
+    def count(seed: int) -> int:
+        search = create(DEFAULT_SEARCH, Effort.QUICK, Context(related=related))
+        measured = drive(search, SPACE, bowl, 20, seed=seed)
+        return next((i for i, t in enumerate(measured, start=1) if t.latency_ms <= 1.1), 21)
+
+    return median(count(seed) for seed in range(3))
+
+
+def test_a_good_relative_helps_and_one_that_misleads_does_little_harm() -> None:
+    good, bad = trials(60, lambda c: 1000 * bowl(c), seed=1), trials(60, lambda c: 1 / bowl(c), seed=2)
+    alone = needed(())
+    assert needed((good,)) < alone - 2
+    assert needed((bad,)) <= alone + 5
+    assert needed((bad, good)) < alone - 2
 
 
 def test_no_configs_and_the_same_config_twice() -> None:

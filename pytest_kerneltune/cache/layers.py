@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from itertools import islice
 
 from pytest_kerneltune.cache.entry import Entry, merged
-from pytest_kerneltune.cache.family import Member
+from pytest_kerneltune.cache.family import Member, by_likeness
 from pytest_kerneltune.cache.flight import Flight, OnWait
-from pytest_kerneltune.cache.store import MOST_RELATED, Cache
+from pytest_kerneltune.cache.store import MOST_READ, MOST_RELATED, Cache
 
 
 class LayeredCache:
@@ -32,9 +33,9 @@ class LayeredCache:
         for layer in self._layers:
             for member in layer.members(family, own):
                 homes.setdefault(member.fingerprint, (member, layer))
-        members = [member for member, _ in homes.values()][:MOST_RELATED]
+        members = by_likeness(own, [member for member, _ in homes.values()])[:MOST_READ]
         found = (homes[member.fingerprint][1].member_entry(member, family) for member in members)
-        return [entry for entry in found if entry is not None]
+        return list(islice((entry for entry in found if entry is not None), MOST_RELATED))
 
     @contextmanager
     def flight(self, fingerprint: str, on_wait: OnWait | None = None) -> Iterator[Flight]:

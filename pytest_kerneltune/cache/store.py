@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from pytest_kerneltune import files, leases
@@ -42,7 +43,7 @@ from pytest_kerneltune.trial import Trial
 LIMIT_BYTES = 1 << 30
 """What a cache may grow to, unless set otherwise."""
 
-MOST_RELATED = 20
+MOST_RELATED, MOST_READ = 20, 60  # entries; pointers to some may be out of date
 _IDLE_S = 600.0  # without a trial: longer than any step of a search may take, so who is idle for as long hangs
 _RETAKE_S = 10.0  # for the lease of an entry that is ready to be written
 _USED_EVERY_S = 86_400.0  # how exactly it is known when an entry was last used
@@ -101,8 +102,8 @@ class Cache:
 
     def related(self, family: str, own: Member) -> list[Entry]:
         """At most 20 entries of ``family`` but ``own``'s, most alike first; what cannot be read is left out."""
-        found = (self.member_entry(member, family) for member in self.members(family, own)[:MOST_RELATED])
-        return [entry for entry in found if entry is not None]
+        found = (self.member_entry(member, family) for member in self.members(family, own)[:MOST_READ])
+        return list(islice((entry for entry in found if entry is not None), MOST_RELATED))
 
     @contextmanager
     def flight(self, fingerprint: str, on_wait: OnWait | None = None) -> Iterator[Flight]:

@@ -55,7 +55,7 @@ class Subject:
 
 
 class RelatedTrials(tuple[Trial, ...]):
-    """Trials of the same kernel at other shapes or before an edit; ``label`` says in a line which it was."""
+    """Trials of the same kernel at other shapes, on another device or before an edit; ``label`` says in a line which."""
 
     label: str
 

@@ -35,9 +35,10 @@ class PopulationSearch:
     """Options of a search that starts from a population.
 
     The population is the default and ``configs``; with ``from_best_available`` also the fastest configs of ``related``
-    trials, at most as many as it is large. Random configs make it up to its size, always with ``from_random``, else if
-    ``pad_random``. Prior trials count as part of it. After the search proper come at most ``finishing_rounds`` of
-    simplifying the best config.
+    trials. Random configs make it up to its size, always with ``from_random``, else if ``pad_random``; related ones
+    are then at most half of it, since what was fast there may be slow here, and at most all of it otherwise. Prior
+    trials count as part of it. After the search proper come at most ``finishing_rounds`` of simplifying the best
+    config.
     """
 
     initial_population_strategy: Strategy = Strategy.FROM_RANDOM
@@ -84,7 +85,8 @@ class PopulationSearch:
         """The part of :meth:`starting_configs` that is not random."""
         named = [space.default, *map(space.canonical, self.configs)]
         if self.initial_population_strategy == Strategy.FROM_BEST_AVAILABLE:
-            named += best_related(space, self.related, min(size, _MOST_RELATED))
+            room = math.ceil(size / 2) if self.pad_random else size
+            named += best_related(space, self.related, min(room, _MOST_RELATED))
         return history.unmeasured(named)
 
     def missing(self, history: History, named: Sequence[Config], size: int) -> int:

@@ -21,8 +21,8 @@ What it is made of, and where that comes from:
    keeps them diverse ("kriging believer", Ginsbourger et al., 2010). As many are kept under way as are compiled at
    once; as soon as a share of them is known, as many new ones take their places, so that a slow compile holds up
    nothing.
-7. Trials of the same kernel at other shapes, or before an edit, give one more axis: what they predict. How much that
-   is worth is learned like every other length scale.
+7. Trials of the same kernel at other shapes, before an edit or on another device give an axis each: what they predict.
+   How much each is worth is learned like every other length scale.
 """
 
 from __future__ import annotations

@@ -40,31 +40,37 @@ def telling(trials: Sequence[Trial], count: int) -> list[Trial]:
 
 
 def transferred(space: ConfigSpace, related: Related) -> Coordinates:
-    """Coordinates of ``space``, with one more axis where ``related`` holds enough to predict latencies from."""
+    """Coordinates of ``space``, with one more axis for each of ``related`` that holds enough to predict latencies from.
+
+    At most three, the most alike. A model over them learns how much each axis is worth, and in which direction, so that
+    a kernel whose fast configs are slow here is not trusted for the sake of another one.
+    """
     usable = [[t for t in trials if space.contains(t.config)] for trials in related]
     sources = [trials for trials in usable if sum(t.ok for t in trials) >= _FEWEST][:_SOURCES]
     return _Predicted(space, sources) if sources else Coordinates(space)
 
 
 class _Predicted(Coordinates):
-    """Coordinates whose last axis is the mean latency that related trials predict, in standard deviations."""
+    """Coordinates whose last axes are the latencies that each source predicts, in standard deviations."""
 
     def __init__(self, space: ConfigSpace, sources: Sequence[Sequence[Trial]]) -> None:
         super().__init__(space)
-        self._predictions: dict[str, float] = {}
+        self._predictions: dict[str, Floats] = {}
         self._plain_groups, self._plain_count = self.groups, self.count
         with one_thread():
             self._models = [self._model(telling(trials, _TRIALS)) for trials in sources]
-        self.groups, self.count = np.append(self.groups, self.count), self.count + 1
+        axes = self.count + np.arange(len(sources))
+        self.groups, self.count = np.append(self.groups, axes), self.count + len(sources)
 
     def points(self, configs: Sequence[Config]) -> Points:
         plain = super().points(configs)
         keys = [self._space.key(c) for c in configs]
         if new := {key: i for i, key in enumerate(keys) if key not in self._predictions}:
             rows = plain[list(new.values())]
-            means = np.mean([model.predict(rows)[0] for model in self._models], axis=0)
-            self._predictions.update(zip(new, means.tolist(), strict=True))
-        return np.column_stack([plain, [self._predictions[key] for key in keys]])
+            means = np.column_stack([model.predict(rows)[0] for model in self._models])
+            self._predictions.update(zip(new, means, strict=True))
+        predicted = [self._predictions[key] for key in keys]
+        return np.column_stack([plain, np.reshape(predicted, (len(configs), len(self._models)))])
 
     def _model(self, trials: Sequence[Trial]) -> GaussianProcess:
         """A model of one source, whose failures count as the slowest of what worked."""
