@@ -19,7 +19,7 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``cache/``, ``baseline`` (with ``baseline_text``, ``refreshing``, ``merging``): what is stored of a kernel,
   and of the same one at other shapes.
 - ``recorded``, ``recording``, ``comparison``: search spaces measured before, and how good searches are on them.
-- ``options``, ``settings``, ``outcome``, ``driver`` (with ``finals``), ``adviser``, ``choosing``: what is asked of a
+- ``options``, ``settings``, ``outcome``, ``driver`` (with ``finals``), ``adviser``, ``keeping``, ``choosing``: what is asked of a
   run, and how it searches.
 - ``judging`` (with ``asking``), ``verdicts``, ``place``: a kernel measured for the gate, what the user is told, where
   its baseline is. ``selftest`` (with ``selftest_summary``, ``resampling``): the gate tried on a kernel and itself.

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import platform
-import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 
 from pytest_kerneltune.adviser import Adviser, Consultation
 from pytest_kerneltune.benchmark import Benchmark
-from pytest_kerneltune.cache import Entry, Finalist, Flight, Run, TuningCache, Verification
+from pytest_kerneltune.cache import Entry, Flight, Run, TuningCache
 from pytest_kerneltune.cache.family import Member
 from pytest_kerneltune.driver import Driver, Progress, SearchRun, search_rng, stages
-from pytest_kerneltune.errors import KernelError, SpaceError
+from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.finals import Placed, play_finals
+from pytest_kerneltune.keeping import Choice, entry_of, failures, from_cache, host_hash, label, usable
 from pytest_kerneltune.leases import Owner
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.search import Context, Effort, Related, RelatedTrials, Search, asks_model, create
 from pytest_kerneltune.search.guided import MODEL
 from pytest_kerneltune.settings import Settings
-from pytest_kerneltune.trial import Budget, Config, Trial
+from pytest_kerneltune.trial import Budget, Trial
 from pytest_kerneltune.versions import versions
 from pytest_kerneltune.workload import Workload
 
@@ -41,26 +38,13 @@ _MOST_PARALLEL = 8  # configs of a batch on host clocks: choosing more at a time
 _AHEAD = 2  # configs under way on a GPU beyond those that compile: one is timed, one waits for that
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A kernel's config (None: nothing works), how it was found, and the trials that led to it.
-
-    ``failure`` says why there is none although configs may work; empty otherwise.
-    """
-
-    config: Config | None
-    summary: SearchSummary
-    trials: tuple[Trial, ...] = ()
-    failure: str = ""
-
-
 def best_known(workload: Workload, baseline: Baseline | None, cache: TuningCache) -> Choice:
     """The baseline's config, else the cache's winner, else the default; nothing is measured."""
     if baseline is not None and workload.space.contains(baseline.config):
         return Choice(workload.space.canonical(baseline.config), SearchSummary("baseline"))
     entry = cache.lookup(workload.fingerprint)
     if entry is not None and entry.winner is not None and workload.space.contains(entry.winner):
-        return _from_cache(workload, entry)
+        return from_cache(workload, entry)
     return Choice(workload.space.default, SearchSummary("default"))
 
 
@@ -110,7 +94,7 @@ class Tuner:
     def _hit(self, workload: Workload, bench: Benchmark, entry: Entry | None) -> Choice | None:
         if entry is None or not self._answers(workload, entry):
             return None
-        choice = _from_cache(workload, entry)
+        choice = from_cache(workload, entry)
         # The winner of another toolchain or driver may no longer work: then the kernel is tuned anew.
         if choice.config is None or not bench.check(choice.config).ok:
             return None
@@ -131,7 +115,7 @@ class Tuner:
         winner = finalists[0].config if finalists else None
         if not run.error:
             found = replace(self._run(workload, run, consultation), trials=tuple(run.trials[len(prior) :]))
-            flight.store(_entry(workload, found, finalists))
+            flight.store(entry_of(workload, found, finalists))
         summary = replace(
             self._summary(run),
             messages=tuple(_origins(search, prior)),
@@ -169,9 +153,9 @@ class Tuner:
             return []
         known = flight.entry.trials if flight.entry and flight.entry.winner else ()
         target = self._budget(workload).target_ms
-        usable = _usable(workload, [*known, *flight.interrupted])
+        found = usable(workload, [*known, *flight.interrupted])
         # What would end the search has to be measured in this run: it may be of another driver.
-        return [t for t in usable if target is None or not (t.ok and t.latency_ms <= target)]
+        return [t for t in found if target is None or not (t.ok and t.latency_ms <= target)]
 
     def _driver(self, workload: Workload, bench: Benchmark, flight: Flight) -> Driver:
         budget = self._budget(workload)
@@ -206,7 +190,7 @@ class Tuner:
     def _related(self, workload: Workload) -> Related:
         own = Member(workload.fingerprint, workload.name, workload.description.inputs, device=workload.device_name)
         known = (
-            RelatedTrials(_usable(workload, entry.trials), _label(entry, workload.device_name))
+            RelatedTrials(usable(workload, entry.trials), label(entry, workload.device_name))
             for entry in self.cache.related(workload.family, own)
         )
         return tuple(trials for trials in known if trials)
@@ -226,7 +210,7 @@ class Tuner:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             budget_seconds=budget.seconds,
             budget_configs=budget.configs,
-            origin={"host": _host(), "device": workload.device_name, **versions(), **model},
+            origin={"host": host_hash(), "device": workload.device_name, **versions(), **model},
         )
 
     def _summary(self, run: SearchRun) -> SearchSummary:
@@ -236,58 +220,11 @@ class Tuner:
             effort=self._effort,
             seed=self.settings.autotune_seed,
             attempts=len(run.trials),
-            failures=_failures(run.trials),
+            failures=failures(run.trials),
             seconds=run.seconds,
             stopped=run.stopped,
             stages=stages(run),
         )
-
-
-def _from_cache(workload: Workload, entry: Entry) -> Choice:
-    try:
-        config = None if entry.winner is None else workload.space.canonical(entry.winner)
-    except SpaceError:
-        config = None
-    trials = tuple(_usable(workload, entry.trials))
-    summary = SearchSummary(
-        "cache",
-        algorithm=entry.last.algorithm,
-        effort=entry.last.effort,
-        seed=entry.last.seed,
-        attempts=len(trials),
-        failures=_failures(trials),
-    )
-    return Choice(config, summary, trials)
-
-
-def _usable(workload: Workload, trials: Sequence[Trial]) -> list[Trial]:
-    """Each config of the space once, its last trial; in the order in which they were measured."""
-    space = workload.space
-    usable = [replace(t, config=space.canonical(t.config)) for t in trials if space.contains(t.config)]
-    return list({space.key(t.config): t for t in usable}.values())
-
-
-def _entry(workload: Workload, run: Run, finalists: Sequence[Placed]) -> Entry:
-    """The entry of a search and its finals, best first; every finalist's output was checked before it was timed."""
-    verification = Verification(
-        created=run.created,
-        checked=getattr(workload.kernel, "reference", None) is not None,
-        finalists=tuple(Finalist(f.config, f.readings_ms) for f in finalists),
-    )
-    return Entry(
-        fingerprint=workload.fingerprint,
-        kernel=workload.name,
-        runs=(run,),
-        winner=finalists[0].config if finalists else None,
-        family=workload.family,
-        inputs=workload.description.inputs,
-        verification=verification if finalists else None,
-    )
-
-
-def _label(entry: Entry, device: str) -> str:
-    """What a related entry is of, in a line for a language model."""
-    return "; ".join([entry.kernel, *entry.inputs, *([entry.device] if entry.device not in ("", device) else [])])
 
 
 def _origins(search: Search, prior: Sequence[Trial]) -> list[str]:
@@ -316,11 +253,3 @@ def _finals(bench: Benchmark, run: SearchRun) -> list[Placed]:
             ]
             trials = [t for t in trials if t not in (broken or [best])]
     return []
-
-
-def _failures(trials: Sequence[Trial]) -> dict[str, int]:
-    return dict(Counter(str(t.status.value) for t in trials if not t.ok))
-
-
-def _host() -> str:
-    return sha256(f"{socket.gethostname()}:{platform.machine()}".encode()).hexdigest()[:12]

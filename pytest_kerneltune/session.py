@@ -22,7 +22,7 @@ from pytest_kerneltune.bases import Bases, History
 from pytest_kerneltune.basetree import head
 from pytest_kerneltune.benchmark import Benchmark, Limits, Site
 from pytest_kerneltune.cache import TuningCache
-from pytest_kerneltune.choosing import Choice, Tuner, best_known
+from pytest_kerneltune.choosing import Tuner, best_known
 from pytest_kerneltune.devices import Lookup, alike, device_of, parent_uuid, pinned
 from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.errors import KernelError
@@ -30,6 +30,7 @@ from pytest_kerneltune.exporting import CODE_FOLDER
 from pytest_kerneltune.gating import Gate
 from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
 from pytest_kerneltune.guard import Guard
+from pytest_kerneltune.keeping import Choice
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
 from pytest_kerneltune.place import BaselinePlace, tuning_cache

@@ -76,7 +76,7 @@ class Trial:
             config=dict(data["config"]),
             status=Status(data["status"]),
             latency_ms=float(data.get("latency_ms", math.inf)),
-            samples_ms=tuple(float(x) for x in data.get("samples_ms", ())),
+            samples_ms=tuple(map(float, data.get("samples_ms", ()))),
             reason=str(data.get("reason", "")),
             log=str(data.get("log", "")),
             stage=str(data.get("stage", "")),

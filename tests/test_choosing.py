@@ -12,7 +12,7 @@ import pytest
 
 from pytest_kerneltune import CKernel, PythonKernel, integer, power_of_two
 from pytest_kerneltune.backends import Kernel
-from pytest_kerneltune.choosing import Choice
+from pytest_kerneltune.keeping import Choice
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.search import SEARCHES, Context, Effort, Proposals, Related
 from pytest_kerneltune.session import Session

@@ -24,7 +24,7 @@ HOUSE = [
     ["introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
     ["workload", "account", "station", "noise", "launcher", "compilation", "ready", "attempts", "lane", "benchmark"],
     ["cache", "baseline_text", "baseline", "refreshing", "merging", "recorded", "recording", "comparison"],
-    ["options", "settings", "outcome", "driver", "finals", "asking", "judging", "adviser", "choosing", "verdicts"],
+    ["options", "settings", "outcome", "driver", "finals", "asking", "judging", "adviser", "keeping", "choosing", "verdicts"],
     ["place", "redirect", "basetree", "against", "exporting", "bases", "gating"],
     ["resampling", "selftest_summary", "selftest", "session"],
     ["completeness", "report", "arrivals", "retries", "results", "live"],

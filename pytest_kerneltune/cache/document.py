@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from types import NoneType
 from typing import Any
@@ -133,12 +132,12 @@ def verification_from_json(data: Mapping[str, Any]) -> Verification:
 def trial_from_json(data: Any) -> Trial:
     """The trial that ``data`` describes; raises ValueError."""
     try:
-        trial = Trial.from_json(data)
+        trial = Trial.from_json({**data, "config": as_config(data["config"])})
     except (TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"a trial is malformed: {error!r}") from error
     if not trial.latency_ms >= 0:
         raise ValueError(f"a trial's latency is {trial.latency_ms}")
-    return replace(trial, config=as_config(trial.config))
+    return trial
 
 
 def journal_trials(lines: list[bytes]) -> Iterator[Trial]:
@@ -151,7 +150,7 @@ def journal_trials(lines: list[bytes]) -> Iterator[Trial]:
 def as_config(data: Mapping[str, Any]) -> Config:
     """A config as searches have it: JSON turned its tuples into lists. Raises ValueError."""
     try:
-        return {name: _as_value(value) for name, value in data.items()}
+        return {name: _as_value(value) if isinstance(value, list) else value for name, value in data.items()}
     except RecursionError:
         raise ValueError("a config is nested too deeply") from None
 
