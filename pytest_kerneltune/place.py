@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from pytest_kerneltune.baseline import baseline_path, device_slug, load_baselines, other_devices
+from pytest_kerneltune.baseline import baseline_path, device_slug, load_baseline, other_devices
 from pytest_kerneltune.cache import Cache, LayeredCache, NoCache, TuningCache
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.settings import Settings
@@ -49,7 +49,7 @@ class BaselinePlace:
 
         Raises StoreError for a file that can't be read.
         """
-        found, space = load_baselines(self.file).rows.get(self.workload.name), self.workload.space
+        found, space = load_baseline(self.file, self.workload.name), self.workload.space
         if found is None or not space.contains(found.config):
             return found
         return replace(found, config=space.canonical(found.config))

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from pytest_kerneltune.arrivals import Arrival, failures, merged, namesakes
-from pytest_kerneltune.baseline import load_baselines, orphans, prune_baselines, update_baselines
+from pytest_kerneltune.baseline import orphans, prune_baselines, row_names, update_baselines
 from pytest_kerneltune.errors import KernelTuneError, StoreError
 from pytest_kerneltune.gate.policy import Policy
 from pytest_kerneltune.options import spelled_out
@@ -179,7 +179,7 @@ def _orphans(outcomes: Sequence[Outcome], settings: Settings) -> tuple[list[Orph
     for file, names in measured.items():
         path = settings.root / file
         try:
-            rows = orphans(load_baselines(path).rows, names, True)
+            rows = orphans(row_names(path), names, True)
             removed = prune_baselines(path, rows) if settings.prune_baselines else ()
         except StoreError as error:
             errors.append(f"--prune-baselines: {error}")

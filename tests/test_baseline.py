@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,12 @@ from pytest_kerneltune.baseline import (
     BaselineFile,
     baseline_path,
     device_slug,
+    load_baseline,
     load_baselines,
     orphans,
     other_devices,
     prune_baselines,
+    row_names,
     update_baselines,
     write_baselines,
 )
@@ -396,6 +399,22 @@ def test_rows_of_processes_that_write_at_once_all_arrive(path: Path) -> None:
     assert len(load_baselines(path).rows) == 24
 
 
+def test_an_update_whose_lease_was_lost_is_made_again_from_what_the_file_is_now(path: Path) -> None:
+    """As a process does that was stopped for long: another took its lease, wrote, and is done."""
+    seen = []
+
+    def update(old: Baseline | None) -> Baseline:
+        seen.append(old)
+        if len(seen) == 1:
+            path.with_name(f"{path.name}.lock").unlink()
+            write_baselines(path, DEVICE, {"a": ROW, "b": ROW})
+        return row(2.0)
+
+    assert update_baselines(path, DEVICE, {"a": update}) == ("a",)
+    assert seen == [None, ROW]
+    assert load_baselines(path).rows == {"a": row(2.0), "b": ROW}
+
+
 def test_git_does_not_see_the_lock(tmp_path: Path, path: Path) -> None:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     write_baselines(path, DEVICE, {"a": ROW})
@@ -441,6 +460,34 @@ def test_a_malformed_file_is_an_error_that_says_what_to_do(path: Path, text: str
         assert complaint in str(caught.value)
         assert "--update-baselines" in str(caught.value)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_an_error_that_says_what_to_do(path: Path, make: Callable[[Path], None]) -> None:
+    path.parent.mkdir(parents=True)
+    make(path)
+    before = path.lstat()
+    for use in (
+        lambda: load_baselines(path),
+        lambda: load_baseline(path, "a"),
+        lambda: write_baselines(path, DEVICE, {"a": ROW}),
+        lambda: prune_baselines(path, ["a"]),
+    ):
+        with pytest.raises(StoreError, match=r"test_softmax.json: it is a .*, not a regular .*--update-baselines"):
+            use()
+    assert path.lstat() == before
+
+
+@pytest.mark.parametrize("value", ["null", "[]", "{}", "1", '{"latency_ms": 1}'])
+def test_a_malformed_row_is_no_other_kernel_s_concern(path: Path, value: str) -> None:
+    write_raw(
+        path, f'{{"schema": 2, "device": {{}}, "kernels": {{"bad": {value}, "good": {json.dumps(ROW.to_json())}}}}}'
+    )
+    assert load_baseline(path, "good") == ROW
+    assert load_baseline(path, "none") is None
+    assert row_names(path) == ("bad", "good")
+    with pytest.raises(StoreError, match="'bad' is malformed"):
+        load_baseline(path, "bad")
 
 
 @pytest.mark.parametrize("value", ["null", "[]", "{}", "1", '{"latency_ms": 1}'])

@@ -6,9 +6,11 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,7 @@ REPLACE = """
 import sys
 from pathlib import Path
 from pytest_kerneltune.files import write_json
-for number in range(200):
+for number in range(80):
     write_json(Path(sys.argv[1]), [number] * 5000)
 """
 HOLD = """
@@ -115,9 +117,19 @@ def test_a_missing_document_is_none(tmp_path: Path) -> None:
         (b'{"a": "\xff"}', "utf-8"),
         (b"\xef\xbb\xbf{}", "BOM"),
         (b"[" * 100_000, "nested"),
+        (b"[" * 65 + b"]" * 65, "nested"),
+        (b'{"a":[' * 33 + b"]}" * 33, "nested"),
         (b"1" * 10_000, "4300"),
+        (b'{"a": [-1' + b"0" * 400 + b"]}", "too large"),
+        ("{}".encode("utf-16"), "utf-8"),
+        (b"{}\0", "Extra data"),
+        (b"\0" * 10, "Expecting value"),
+        (b'"\xed\xa0\x80"', "utf-8"),
     ],
-    ids=["empty", "truncated", "trailing", "nan", "not-utf8", "bom", "deep", "huge-number"],
+    ids=[
+        *("empty", "truncated", "trailing", "nan", "not-utf8", "bom", "deeper", "deep", "mixed-deep", "huge-number"),
+        *("large-number", "utf-16", "nul", "nuls", "surrogate"),
+    ],
 )
 def test_a_garbled_document_is_an_error_that_names_it(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = tmp_path / "garbled.json"
@@ -134,7 +146,79 @@ def test_an_oversized_document_is_neither_read_nor_written(tmp_path: Path) -> No
         files.read_json(path)
     with pytest.raises(StoreError, match=r"other.json.*64 MiB"):
         files.write_json(tmp_path / "other.json", "x" * files.MAX_BYTES)
+    with pytest.raises(StoreError, match=r"large.json.*64 MiB"):
+        files.read_lines(path)
+    with pytest.raises(StoreError, match=r"large.json.*64 MiB"):
+        files.append_json(path, 1)
     assert names(tmp_path) == ["large.json"]
+    assert path.stat().st_size == files.MAX_BYTES + 10
+
+
+def test_a_file_of_too_many_lines_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(b"1\n" * (1 << 21))
+    with pytest.raises(StoreError, match=r"journal.jsonl.*lines"):
+        files.read_lines(tmp_path / "journal.jsonl")
+
+
+def test_what_may_be_written_may_be_read(tmp_path: Path) -> None:
+    """Half of a surrogate pair, which names of files may hold, among them."""
+    deep: object = "\ud800"
+    for _ in range(files.MAX_DEPTH // 2):
+        deep = {"a": (deep,)}
+    files.write_json(tmp_path / "deep.json", deep)
+    assert str(files.read_json(tmp_path / "deep.json")).count("[") == files.MAX_DEPTH // 2
+    for bad in ([deep], 10**400):
+        with pytest.raises(StoreError, match=r"cannot write .*deep.json"):
+            files.write_json(tmp_path / "deep.json", bad)
+
+
+USES: dict[str, Callable[[Path], object]] = {
+    "read": files.read_json,
+    "lines": files.read_lines,
+    "write": lambda path: files.write_json(path, 1),
+    "write-below": lambda path: files.write_json(path, 1, path.parent),
+    "append": lambda path: files.append_json(path, 1),
+    "append-below": lambda path: files.append_json(path, 1, path.parent),
+}
+KINDS: dict[str, Callable[[Path], None]] = {
+    "directory": Path.mkdir,
+    "FIFO": os.mkfifo,
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_is_no_file_is_neither_read_nor_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, use: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    KINDS[kind](Path("odd.json"))
+    before = Path("odd.json").lstat()
+    said = "symbolic link" if (kind, use) == ("device", "write-below") else kind
+    with pytest.raises(StoreError, match=rf"odd.json: it is a {said}, not a regular file"):
+        USES[use](tmp_path / "odd.json")
+    assert (Path("odd.json").lstat().st_ino, names(tmp_path)) == (before.st_ino, ["odd.json"])
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_path_that_no_system_takes_is_an_error(tmp_path: Path, use: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("nul\0", "x" * 300, "circle"):
+        with pytest.raises(StoreError, match=r"cannot (read|write) "):
+            USES[use](tmp_path / name)
+
+
+def test_below_a_shared_directory_no_link_is_written_through(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (tmp_path / "link.json").symlink_to(target)
+    for use in ("write-below", "append-below"):
+        with pytest.raises(StoreError, match=r"link.json"):
+            USES[use](tmp_path / "link.json")
+    assert target.read_text() == "precious"
 
 
 def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -185,6 +269,76 @@ def test_a_new_file_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     files.write_text(tmp_path / "ours", "")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("root_mode", "folder_mode", "file_mode"),
+    [(0o2770, 0o2770, 0o660), (0o775, 0o775, 0o664), (0o700, 0o700, 0o600), (0o1777, 0o755, 0o644)],
+    ids=oct,
+)
+def test_what_is_made_below_a_shared_directory_has_its_permissions(
+    tmp_path: Path, root_mode: int, folder_mode: int, file_mode: int
+) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    group = root.stat().st_gid
+    if os.getuid() == 0:
+        group = 12345
+        os.chown(root, -1, group)
+    root.chmod(root_mode)
+    umask = os.umask(0o077)
+    try:
+        files.write_json(root / "ab" / "c" / "new.json", 1, root)
+        files.append_json(root / "ab" / "new.jsonl", 1, root)
+        (root / "old.json").touch()
+        files.write_json(root / "old.json", 1, root)
+    finally:
+        os.umask(umask)
+    made = {str(path.relative_to(root)): path.stat() for path in root.rglob("*")}
+    assert {name: status.st_mode & 0o7777 for name, status in made.items()} == {
+        "ab": folder_mode,
+        "ab/c": folder_mode,
+        "ab/c/new.json": file_mode,
+        "ab/new.jsonl": file_mode,
+        "old.json": file_mode,
+    }
+    assert {status.st_gid for status in made.values()} == {group}
+
+
+def test_a_shared_directory_that_is_missing_is_made_as_the_umask_says(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    files.write_json(tmp_path / "gone" / "ab" / "new.json", 1, tmp_path / "gone")
+    assert (tmp_path / "gone").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot make .*ab"):
+        files.make_directory(tmp_path / "file" / "ab", tmp_path / "file")
+
+
+def test_what_killed_processes_left_is_told_from_what_they_may_still_write(tmp_path: Path) -> None:
+    ours = [".kerneltune-0123456789abcdef.tmp", f"a.json.lock.break.12.{'0' * 32}"]
+    others = ["kerneltune.tmp", ".kerneltune-0123.tmp", "a.json", "a.json.lock", "a.json.lock.break.mine"]
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 4000,) * 2)
+    (tmp_path / ".kerneltune-ffffffffffffffff.tmp").touch()
+    (tmp_path / ".kerneltune-eeeeeeeeeeeeeeee.tmp").mkdir()
+    os.utime(tmp_path / ".kerneltune-eeeeeeeeeeeeeeee.tmp", (0, 0))
+    assert sorted(path.name for path in files.stale_temporaries(tmp_path)) == ours
+    assert list(files.stale_temporaries(tmp_path / "none")) == []
+
+
+def test_a_killed_writer_leaves_what_was_there_and_at_most_a_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    for number in range(4):
+        path.unlink(missing_ok=True)
+        with start(REPLACE, path) as writer:
+            while not path.exists() and writer.poll() is None:
+                time.sleep(0.001)
+            time.sleep(0.007 * number)
+            writer.kill()
+        assert len(files.read_json(path)) == 5000
+    left = set(names(tmp_path)) - {"kept.json"}
+    assert all(name.startswith(".kerneltune-") for name in left)
 
 
 def test_no_update_is_lost_between_processes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ HOUSE = [
     ["errors", "trial", "condition", "parameter", "space", "threshold", "versions"],
     ["statistics", "timing", "record", "gate"],
     ["search"],
-    ["disk", "markers", "leases", "files", "nvidia", "devices", "locking", "turns", "gpu", "guard"],
+    ["strictjson", "permissions", "regular", "unused", "markers", "leases", "files", "nvidia", "devices", "locking", "turns", "gpu", "guard"],
     ["gpu_timers", "timers", "instrument", "calibration", "delay", "worker"],
     ["introspection", "syntax", "source", "csource", "packing", "backends", "llm"],
     ["workload", "account", "station", "noise", "launcher", "compilation", "ready", "attempts", "lane", "benchmark"],

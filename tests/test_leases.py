@@ -119,10 +119,13 @@ class Process:
         assert self.popen.stdout is not None
         return self.popen.stdout.readline().rstrip("\n")
 
-    def asked(self, word: str) -> str:
+    def say(self, word: str) -> None:
         assert self.popen.stdin is not None
         self.popen.stdin.write(word + "\n")
         self.popen.stdin.flush()
+
+    def asked(self, word: str) -> str:
+        self.say(word)
         return self.line()
 
     def output(self) -> str:
@@ -163,7 +166,8 @@ def test_one_who_waits_gets_it_from_another_thread_s_release(path: Path) -> None
         first = take(path.with_name("b.json"))
         threading.Thread(target=first.release).start()
         take(path.with_name("b.json"), timeout_s=LIMIT_S).release()
-        lease = take(path, lambda _: process.asked("release") and None, timeout_s=LIMIT_S)
+        lease = take(path, lambda _: process.say("release"), timeout_s=LIMIT_S)
+        assert process.line() == "False"
         assert (process.asked("is it?"), lease.is_held()) == ("False", True)
         lease.release()
 
@@ -200,10 +204,10 @@ def test_a_stopped_holder_is_replaced_and_does_no_harm_when_it_goes_on(path: Pat
 
 
 def test_a_live_holder_is_not_replaced(path: Path) -> None:
-    with holder(path, lease_s=1.0), pytest.raises(Busy):
-        take(path, timeout_s=2.0, lease_s=1.0)
+    with holder(path, lease_s=0.9), pytest.raises(Busy):
+        take(path, timeout_s=1.6, lease_s=0.9)
     with take(path), pytest.raises(Busy):  # who waits goes by the holder's length
-        take(path, timeout_s=0.8, lease_s=0.1)
+        take(path, timeout_s=0.7, lease_s=0.1)
 
 
 def test_a_dead_holder_of_another_host_is_replaced_after_the_lease(path: Path) -> None:
@@ -244,7 +248,7 @@ def test_a_marker_of_another_length_is_removed_when_that_has_passed(path: Path) 
 def test_a_marker_of_a_kind_that_is_not_known_stays(path: Path) -> None:
     marker_of(path).write_text(FOREIGN.format(host="away", mode="later", duration=0.1))
     with pytest.raises(Busy, match="process 4 on away"):
-        take(path, timeout_s=1.0, lease_s=0.1)
+        take(path, timeout_s=0.8, lease_s=0.1)
     assert "later" in marker_of(path).read_text()
 
 
@@ -300,9 +304,9 @@ def test_where_another_user_rules_is_an_error_that_says_why() -> None:
 
 
 def test_a_lease_without_progress_ends_by_itself(path: Path) -> None:
-    with take(path, idle_s=1.0) as lease:
+    with take(path, idle_s=0.8) as lease:
         for _ in range(3):
-            time.sleep(0.4)
+            time.sleep(0.3)
             lease.renew()
         assert lease.is_held()
         take(path, timeout_s=LIMIT_S).release()

@@ -44,9 +44,9 @@ class Journal:
         """Append ``trial``; raises StoreError, and then there is no trace of it."""
         if not self.is_begun:
             first = run_to_json(replace(self._run, token=self.token))
-            files.append_json(self.path, {"run": first})
+            files.append_json(self.path, {"run": first}, like=self._root)
             self.is_begun = True
-        files.append_json(self.path, trial.to_json())
+        files.append_json(self.path, trial.to_json(), like=self._root)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Cache:
             lease.release()
 
     def _take(self, path: Path, on_wait: OnWait | None, timeout_s: float | None, idle_s: float | None) -> Lease:
-        files.make_directory(path.parent)
+        files.make_directory(path.parent, like=self.directory)
         return leases.take(path, on_wait, timeout_s, self._lease_s, idle_s)
 
     @contextmanager
@@ -232,7 +232,7 @@ class _DiskFlight(Flight):
         head = entry if on_disk in (None, self._on_disk) else merged(on_disk, entry)
         left = [each.run for each in self._leftovers if each.fresh and beyond(each.fresh, entry.trials)]
         head = head.with_runs([*runs, *left, *entry.runs])
-        files.write_bytes(self._path, _content(self._path, head))
+        files.write_bytes(self._path, _content(self._path, head), like=self._cache.directory)
         self.entry = self._on_disk = head
         self.has_stored = True
         for leftover in self._leftovers:
