@@ -12,13 +12,10 @@ from pytest_kerneltune.backends.exported import ExportedKernel
 from pytest_kerneltune.choosing import best_known
 from pytest_kerneltune.errors import KernelError, StoreError
 from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
-from pytest_kerneltune.place import BaselinePlace, tuning_cache
+from pytest_kerneltune.place import BaselinePlace, keep_code, tuning_cache
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Config
 from pytest_kerneltune.workload import Workload
-
-CODE_FOLDER = "code"
-"""Where compiled kernels are kept in the cache, of kinds that have no place of their own."""
 
 
 class Exporter:
@@ -42,9 +39,7 @@ class Exporter:
         choice = best_known(workload, self._stored(workload), self._cache)
         best = space.default if choice.config is None else choice.config
         configs = {space.key(config): config for config in (best, *map(space.canonical, filter(space.contains, asked)))}
-        keep = getattr(kernel, "keep_code_in", None)
-        if keep is not None and self._settings.cache_directory is not None:
-            keep(self._settings.cache_directory / CODE_FOLDER)
+        keep_code(kernel, self._settings)
         exported = ExportedKernel.of(kernel, workload.modules, list(configs.values()))
         usable = tuple(dict(config) for config in configs.values() if exported.has(config))
         source = cast(Literal["baseline", "cache", "default"], choice.summary.source)

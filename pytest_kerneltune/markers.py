@@ -27,6 +27,7 @@ from pytest_kerneltune.errors import StoreError
 if TYPE_CHECKING:
     from filelock import OwnerRecord, SoftFileLease
 
+_EMPTY_S = 5.0  # from the making of a marker until its maker is named in it: microseconds, unless it is killed
 _GRACE_S = 0.5  # for filelock to take an expired marker over first: it does so without a gap
 _LONGEST_LEASE_S = 600.0  # whatever a marker says
 _LONG_AGO_S = 3600.0
@@ -102,7 +103,9 @@ def _patience_s(status: os.stat_result, lease: SoftFileLease) -> float:
     record = lease.owner
     if record is None:
         is_left_behind = status.st_size == 0 and time.time() - status.st_mtime > _LONG_AGO_S
-        return 0.0 if is_left_behind else lease.lease_duration
+        if status.st_size == 0:
+            return 0.0 if is_left_behind else min(lease.lease_duration, _EMPTY_S)
+        return lease.lease_duration
     if record.hostname == this_host() and _has_ended(record):
         return 0.0
     if record.mode != "lease" or record.lease_duration is None:

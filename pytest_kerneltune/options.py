@@ -131,6 +131,8 @@ def file(given: Given) -> Path:
     found = path(given)
     if found.is_dir():
         raise given.rejected("a file: it is a directory")
+    if found.exists() and not found.is_file():
+        raise given.rejected("a regular file")
     return found
 
 
@@ -271,9 +273,21 @@ def default_cache_directories(environment: Mapping[str, str]) -> tuple[Path, ...
     if own := environment.get("KERNELTUNE_CACHE_DIR"):
         # What is no directory is told where it is needed: not every run needs a cache.
         return tuple(map(path, _layers(Given(own, "KERNELTUNE_CACHE_DIR", Path.cwd()))))
+    return (_user_cache(environment) / "pytest-kerneltune",)
+
+
+def code_directory(environment: Mapping[str, str]) -> Path:
+    """Where compiled code is kept that is no other tool's: a directory of the user's own, wherever the cache is.
+
+    A cache may be shared with others, and code is executed.
+    """
+    return _user_cache(environment) / "pytest-kerneltune-code"
+
+
+def _user_cache(environment: Mapping[str, str]) -> Path:
     shared = Path(environment.get("XDG_CACHE_HOME", ""))
     home = Path(environment.get("HOME") or Path.home())
-    return ((shared if shared.is_absolute() else home / ".cache") / "pytest-kerneltune",)
+    return shared if shared.is_absolute() else home / ".cache"
 
 
 def default_cache_directory(environment: Mapping[str, str]) -> Path:

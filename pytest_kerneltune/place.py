@@ -1,4 +1,4 @@
-"""Where what is known of a kernel is kept: its baseline, and the tuning cache."""
+"""Where what is known of a kernel is kept: its baseline, the tuning cache, and code that was compiled."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.baseline import baseline_path, device_slug, load_baseline, other_devices
 from pytest_kerneltune.cache import Cache, LayeredCache, NoCache, TuningCache
+from pytest_kerneltune.options import code_directory
 from pytest_kerneltune.record import Baseline
-from pytest_kerneltune.settings import Settings
+from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.workload import Workload
 
 
@@ -22,6 +24,13 @@ def tuning_cache(settings: Settings, warn: Callable[[str], None]) -> TuningCache
     limit = settings.autotune_cache_limit << 20 or None
     top = Cache(own, warn, wait_s=settings.autotune_wait, limit_bytes=limit)
     return LayeredCache([top, *(Cache(path, warn, writable=False) for path in below)]) if below else top
+
+
+def keep_code(kernel: Kernel, settings: Settings) -> None:
+    """Have a kernel of a kind that has no place of its own keep what is compiled for it, unless the cache is off."""
+    keep = getattr(kernel, "keep_code_in", None)
+    if keep is not None and settings.autotune_cache:
+        keep(code_directory(environment()))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import random
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +26,9 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
+from pytest_kerneltune import regular
 from pytest_kerneltune.errors import SpaceError, StoreError
 from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, power_of_two
 from pytest_kerneltune.space import ConfigSpace
@@ -49,7 +51,22 @@ FAILURES: Mapping[str, Status] = {
 }
 """What a file says of a config that failed, and what a trial says."""
 
-_MALFORMED = (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError, RecursionError)
+_SPACE_BYTES = 128 << 20
+_REPEATS_BYTES = 512 << 20
+"""No larger files are read; both are meant unpacked."""
+
+_REPEATS = "rep"
+_MALFORMED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class RecordedSpace:
@@ -81,9 +98,8 @@ class RecordedSpace:
         """Raises StoreError that names the file where it is no such space, or none of its configs worked."""
         repeats = path.with_name(path.name.removesuffix(SUFFIX) + REPEATS_SUFFIX)
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                data = json.load(file)
-            name, values, trials = str(data["name"]), data["params"], _trials(data)
+            data = json.loads(_unpacked(path))
+            name, values, trials = str(data["name"]), _columns(data["params"]), _trials(data)
             _check_codes(trials, math.prod(map(len, values.values())))
             recorded = cls(name, values, trials, repeats if repeats.exists() else None)
         except KeyError as error:
@@ -133,15 +149,14 @@ class RecordedSpace:
         """The array of the file of repeats; None without one."""
         if self._repeats is None:
             return None
-        import numpy as np
-
         try:
-            with self._repeats.open("rb") as file, np.load(file) as arrays:
-                found = arrays["rep"]
-        except (*_MALFORMED, KeyError, BadZipFile) as error:
+            found = _repeated(self._repeats)
+        except (*_MALFORMED, KeyError, NotImplementedError, RuntimeError, BadZipFile) as error:
             raise StoreError(f"{self._repeats} holds no repeated readings: {error}") from error
         if found.ndim != 2 or len(found) != len(self) or found.shape[1] < 1:
             raise StoreError(f"{self._repeats} is of shape {found.shape}: not a row for each of {len(self)} configs")
+        if found.dtype.kind not in "iu" or found.min() < -1 / DEVIATION:
+            raise StoreError(f"{self._repeats} holds no deviations of readings: they are integers of at least -10000")
         return found
 
     @cached_property
@@ -156,6 +171,35 @@ class RecordedSpace:
         for name, weight in self._weights:
             code += weight(config[name])
         return code
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a compressed file; raises what is in _MALFORMED."""
+    with os.fdopen(regular.opened(path, os.O_RDONLY), "rb") as file, gzip.open(file) as unpacked:
+        content = unpacked.read(_SPACE_BYTES + 1)
+    if len(content) > _SPACE_BYTES:
+        raise ValueError(f"it is larger than {_SPACE_BYTES >> 20} MiB")
+    return content
+
+
+def _repeated(path: Path) -> Any:
+    """The array of a file of repeats; raises what is in _MALFORMED, or KeyError, BadZipFile and what zipfile adds."""
+    import numpy as np
+
+    with os.fdopen(regular.opened(path, os.O_RDONLY), "rb") as file:
+        with ZipFile(file) as members:
+            if members.getinfo(f"{_REPEATS}.npy").file_size > _REPEATS_BYTES:
+                raise ValueError(f"it is larger than {_REPEATS_BYTES >> 20} MiB")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return np.asarray(arrays[_REPEATS])  # bytes, where the member is no array
+
+
+def _columns(values: Any) -> dict[str, list[Any]]:
+    """The values of each parameter; raises ValueError where these are none."""
+    if not isinstance(values, dict) or not all(isinstance(column, list) for column in values.values()):
+        raise ValueError("params are not lists of values by name")
+    return values
 
 
 def code_weights(columns: Mapping[str, Sequence[Any]]) -> dict[str, Callable[[Any], int]]:
@@ -188,7 +232,7 @@ def _trials(data: Mapping[str, Any]) -> dict[int, tuple[Status, float]]:
     for row, (code, latency) in enumerate(zip(data["code"], data["time"], strict=True)):
         if latency is None:
             trials[code] = failed.get(row, Status.RUNTIME_ERROR), math.inf
-        elif row in failed or not 0 < latency < math.inf:
+        elif row in failed or isinstance(latency, bool) or not 0 < latency < math.inf:
             raise ValueError(f"row {row} has the latency {latency}" + (" although it failed" if row in failed else ""))
         else:
             trials[code] = Status.OK, float(latency)

@@ -26,14 +26,13 @@ from pytest_kerneltune.choosing import Tuner, best_known
 from pytest_kerneltune.devices import Lookup, alike, device_of, parent_uuid, pinned
 from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.errors import KernelError
-from pytest_kerneltune.exporting import CODE_FOLDER
 from pytest_kerneltune.gating import Gate
 from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
 from pytest_kerneltune.guard import Guard
 from pytest_kerneltune.keeping import Choice
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
-from pytest_kerneltune.place import BaselinePlace, tuning_cache
+from pytest_kerneltune.place import BaselinePlace, keep_code, tuning_cache
 from pytest_kerneltune.selftest import self_test
 from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.source import source_digest
@@ -129,9 +128,7 @@ class Session:
 
     def benchmark(self, workload: Workload) -> Benchmark:
         """Where the configs of the workload's space are measured."""
-        keep = getattr(workload.kernel, "keep_code_in", None)
-        if keep is not None and self.settings.cache_directory:
-            keep(self.settings.cache_directory / CODE_FOLDER)
+        keep_code(workload.kernel, self.settings)
         gauged = self.settings.gating and workload.kernel.clock not in self.instruments
         sites = self._sites(workload.kernel)
         return Benchmark(workload.kernel, workload.space, self._workers, self._limits, sites, workload.modules, gauged)

@@ -245,6 +245,8 @@ def test_compiled_kernels_are_kept_and_read_back(tmp_path: Path) -> None:
     assert entry is not None
     known.put(key, Entry(entry.result, {**entry.notes, "usage": {"registers": 77, "stack_bytes": 8}}))
     assert build("-DFACTOR=2").usage["registers"] == 77  # so it was read, not compiled
+    known.put(key, Entry(entry.result, {"of": "another version"}))
+    assert build("-DFACTOR=2") == first
     file.write_bytes(file.read_bytes()[:-9])
     assert build("-DFACTOR=2") == first
     build("-DFACTOR=3")

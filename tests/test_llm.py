@@ -490,7 +490,7 @@ def test_a_run_is_recorded_cached_and_replayed(server: Server, tmp_path: Path) -
     other.close()
     assert len(server.received) == 2
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) == 4
+    assert len(written) == 3
     assert not any(SECRET.encode() in content for content in written)
 
 

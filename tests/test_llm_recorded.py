@@ -8,7 +8,9 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
+from pytest_kerneltune.leases import LEASE_S
 from pytest_kerneltune.llm import LanguageModel, LLMOptions, connect
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.recorded import RecordedReplies, request_id
@@ -26,6 +29,7 @@ from pytest_kerneltune.search import Message, Subject
 from pytest_kerneltune.search.dialogue import first_request
 from pytest_kerneltune.search.guided import LLMGuidedSearch
 from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.strictjson import MAX_BYTES
 from pytest_kerneltune.trial import Trial
 
 SPACE = ConfigSpace({"TILE": power_of_two(1, 64), "UNROLL": integer(1, 8)})
@@ -57,7 +61,7 @@ def test_the_file_says_what_was_asked_and_by_whom(tmp_path: Path) -> None:
         ("other name", "m2", "second"),
     ]
     assert document["exchanges"][0]["messages"][1]["content"] == question()[1].content
-    assert sorted(p.name for p in file.parent.iterdir()) == ["replies.json", "replies.json.lock"]
+    assert sorted(p.name for p in file.parent.iterdir()) == ["replies.json"]
 
 
 def test_recording_again_replaces_the_reply(tmp_path: Path) -> None:
@@ -159,27 +163,64 @@ def test_a_miss_for_an_unknown_kernel_lists_those_that_are_known(tmp_path: Path)
     ("content", "complaint"),
     [
         (None, "cannot be read"),
-        ("{", "is not JSON"),
-        ("[" * 200_000, "is not JSON"),
-        ("[]", "not a file of recorded replies"),
-        ('{"schema": 2, "exchanges": []}', "schema 1"),
-        ('{"schema": 1, "exchanges": [{"request": "x"}]}', "not a file of recorded replies"),
+        (b"", "is not JSON"),
+        (b"{", "is not JSON .*line 1 column 2"),
+        (b"[" * 200_000, "is not JSON .*deep"),
+        (b"[]", "not a file of recorded replies"),
+        (b'{"schema": 2, "exchanges": []}', "schema 1"),
+        (b'{"schema": 1, "exchanges": [{"request": "x"}]}', "not a file of recorded replies"),
+        (b'{"schema": 1, "exchanges": [], "cost": NaN}', "is not JSON .*NaN"),
+        (b'{"schema": 1, "exchanges": [], "cost": 1' + b"0" * 5000 + b"}", "is not JSON"),
+        ('{"schema": 1, "exchanges": []}'.encode("utf-16"), "is not JSON"),
+        (b'{"schema": 1, "exchanges": [], "name": "\xed\xa0\x80"}', "is not JSON"),
     ],
 )
 def test_a_file_that_is_no_good_makes_the_model_unavailable(
-    tmp_path: Path, content: str | None, complaint: str
+    tmp_path: Path, content: bytes | None, complaint: str
 ) -> None:
     file = tmp_path / "replies.json"
     if content is not None:
-        file.write_text(content)
-    with pytest.raises(LLMUnavailable, match=complaint) as failure:
+        file.write_bytes(content)
+    with pytest.raises(LLMUnavailable, match=f"{complaint}.*; name a file") as failure:
         connect(LLMOptions(replies=file))
     assert f"{file} (KERNELTUNE_LLM_REPLIES)" in str(failure.value)
     if content is not None:
-        with pytest.raises(LLMUnavailable, match=complaint) as failure:
+        with pytest.raises(LLMUnavailable, match=f"{complaint}.*; it is left as it is") as failure:
             Recorder(file, "m")
         assert f"{file} (KERNELTUNE_LLM_RECORD)" in str(failure.value)
-        assert file.read_text() == content
+        assert file.read_bytes() == content
+        assert list(tmp_path.iterdir()) == [file]
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (os.mkfifo, "is not a file"),
+        (os.mkdir, "is not a file"),
+        (endless, "is not a file"),
+        (sparse, "is not JSON .it is larger than 64 MiB"),
+    ],
+)
+def test_what_is_no_file_or_too_large_is_told_at_once(
+    tmp_path: Path, make: Callable[[Path], object], complaint: str
+) -> None:
+    file = tmp_path / "replies.json"
+    make(file)
+    before = file.lstat()
+    with pytest.raises(LLMUnavailable, match=f"{file}.*REPLIES. {complaint}"):
+        RecordedReplies(file)
+    with pytest.raises(LLMUnavailable, match=f"{file}.*RECORD. {complaint}"):
+        Recorder(file, "m")
+    assert (file.lstat().st_mode, file.lstat().st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
 
 
 def test_connect_replays_through_the_port(tmp_path: Path) -> None:
@@ -312,13 +353,49 @@ def test_a_file_that_cannot_be_written_to_is_found_out_at_once(tmp_path: Path) -
     assert in_the_way.read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to everything")
-def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
-    file = tmp_path / "replies.json"
-    Recorder(file, "m")
-    file.chmod(0o400)
-    with pytest.raises(LLMUnavailable, match="is read-only"):
-        Recorder(file, "m")
+OTHER_USER = """
+import os, sys
+from pathlib import Path
+from filelock import SoftFileLease  # which only root may be able to read
+from pytest_kerneltune.errors import LLMUnavailable
+from pytest_kerneltune.llm.recorded import RecordedReplies
+from pytest_kerneltune.llm.recording import Recorder
+
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+for make in (RecordedReplies, lambda path: Recorder(path, "m")):
+    for path in map(Path, sys.argv[1:]):
+        try:
+            make(path)
+            print("ok")
+        except LLMUnavailable as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_file_of_somebody_else_is_not_replaced() -> None:
+    with tempfile.TemporaryDirectory() as made:  # below nothing that only root may enter
+        folder, readable = Path(made), Path(made, "readable.json")
+        hidden, new = folder / "hidden.json", folder / "new.json"
+        folder.chmod(0o777)
+        for file, mode in ((readable, 0o444), (hidden, 0o600)):
+            Recorder(file, "m")
+            file.chmod(mode)
+        command = [sys.executable, "-c", OTHER_USER, *map(str, (readable, hidden, new))]
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+        folder.chmod(0o755)
+        new.unlink()
+        lines += subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()[4:]
+        assert lines[0] == "ok"
+        assert "hidden.json (KERNELTUNE_LLM_REPLIES) cannot be read: Permission denied; " in lines[1]
+        assert "new.json (KERNELTUNE_LLM_REPLIES) cannot be read: No such file" in lines[2]
+        assert lines[3].endswith("readable.json (KERNELTUNE_LLM_RECORD) is read-only")
+        assert "hidden.json (KERNELTUNE_LLM_RECORD) cannot be read: Permission denied; " in lines[4]
+        assert lines[5] == "ok"
+        assert "new.json (KERNELTUNE_LLM_RECORD) cannot be written to: " in lines[7]
+        assert lines[7].endswith("Permission denied")
 
 
 def test_a_reply_is_not_lost_where_recording_fails_later(tmp_path: Path) -> None:
@@ -331,7 +408,61 @@ def test_a_reply_is_not_lost_where_recording_fails_later(tmp_path: Path) -> None
     assert call.outcome.startswith("ok; not recorded: ")
     assert "is not JSON" in call.outcome
     assert file.read_text() == "somebody else's"
+    assert model.submit(question()).result(5)
+    assert model.calls[1].outcome == "ok"  # said once
     model.close()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from pytest_kerneltune.llm.providers import Answer
+from pytest_kerneltune.llm.recording import Recorder
+from pytest_kerneltune.search import Message
+
+recorder = Recorder(Path(sys.argv[1]), "m")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for number, size in enumerate((10, 20_000, 20_000, 10)):
+    print(recorder.record([Message("user", str(number))], Answer("x" * size)).remark)
+"""
+
+
+def test_a_full_disk_costs_what_no_longer_fits_and_is_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    command = [sys.executable, "-c", FULL_DISK, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    told = f"ok; not recorded: the file {file} (KERNELTUNE_LLM_RECORD) cannot be written to: File too large"
+    assert done.stdout.splitlines() == ["ok", told, "ok", "ok"]
+    assert [e["messages"][0]["content"] for e in json.loads(file.read_text())["exchanges"]] == ["0", "3"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pytest_kerneltune import leases
+
+lease = leases.take(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_who_waits_for_a_killed_process_does_not_wait_long(tmp_path: Path) -> None:
+    file = tmp_path / "replies.json"
+    Recorder(file, "m")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(file)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        recording = threading.Thread(target=add_exchange, args=(file, HELLO, "after all", "m"))
+        recording.start()
+        recording.join(0.3)
+        assert recording.is_alive()
+        holder.kill()
+        recording.join(LEASE_S / 2)
+        assert not recording.is_alive()
+    assert RecordedReplies(file).ask(HELLO).text == "after all"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 WRITER = """
@@ -374,3 +505,9 @@ def test_processes_record_at_once_and_one_is_killed(tmp_path: Path) -> None:
     assert all(e["reply"] == f"{said} " + "x" * 50_000 for said, e in recorded.items())
     Recorder(file, "m").record(HELLO, Answer("after all"))
     assert len(json.loads(file.read_text())["exchanges"]) == len(recorded) + 1
+    left = [path for path in tmp_path.iterdir() if path != file]
+    assert len(left) <= 1  # what the victim was writing, for an hour
+    for path in left:
+        os.utime(path, (0, 0))
+    add_exchange(file, HELLO, "again", "m")
+    assert list(tmp_path.iterdir()) == [file]

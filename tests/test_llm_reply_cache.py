@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -170,6 +173,8 @@ def edited(**changes: object) -> Callable[[str], str]:
         lambda _: "[]",
         lambda _: "null",
         lambda _: "\ud800",
+        lambda text: text.replace('"first"', '"first", "cost": NaN'),
+        lambda text: text.replace('"first"', '"first", "more": ' + "[" * 100_000),
         lambda text: text + " " * MAX_BYTES,
         edited(schema=2),
         edited(request="another"),
@@ -182,6 +187,111 @@ def test_a_file_that_is_no_good_counts_as_absent(kept: Path, tmp_path: Path, spo
     source = Source(Answer("second"))
     assert [CachedReplies(source, tmp_path).ask(HELLO).text for _ in range(2)] == ["second", "second"]
     assert source.asked == 1
+
+
+def sparse(path: Path) -> None:
+    with path.open("ab") as file:
+        file.truncate(1 << 40)
+
+
+def endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def linked(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name("elsewhere.json")))
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("spoil", [sparse, endless, linked, piped])
+def test_what_is_no_answer_is_neither_waited_for_nor_removed(
+    kept: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(kept)
+    before = kept.lstat()
+    cache = CachedReplies(Source(), tmp_path)
+    with pytest.raises(LLMError, match="no more answers"):
+        cache.ask(HELLO)
+    cache.forget(HELLO)
+    assert (kept.lstat().st_mode, kept.lstat().st_ino) == (before.st_mode, before.st_ino)
+    target = kept.with_name("elsewhere.json")
+    content = target.read_bytes() if target.exists() else b""
+    assert CachedReplies(Source(Answer("second")), tmp_path).ask(HELLO).text == "second"
+    assert not target.exists() or target.read_bytes() == content  # a link may lead anywhere
+
+
+OTHER_USER = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_llm_reply_cache import HELLO, Answer, CachedReplies, Source
+
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+print([CachedReplies(Source(Answer("mine")), Path(sys.argv[1]) / "replies").ask(HELLO).text for _ in range(2)])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+@pytest.mark.parametrize(("mode", "texts"), [(0o777, "first"), (0o1777, "first"), (0o755, "first"), (0o700, "mine")])
+def test_who_may_use_a_cache_may_use_its_replies(mode: int, texts: str) -> None:
+    with tempfile.TemporaryDirectory() as made:  # below nothing that only root may enter
+        Path(made).chmod(0o755)
+        root = Path(made, "cache")
+        root.mkdir()
+        root.chmod(mode)
+        before = os.umask(0o077)
+        try:
+            CachedReplies(Source(Answer("first")), root / "replies").ask(HELLO)
+        finally:
+            os.umask(before)
+        (file,) = files(root)
+        below = 0o755 if mode == 0o1777 else mode
+        modes = [path.stat().st_mode & 0o7777 for path in (root / "replies", file.parent, file)]
+        assert modes == [below, below, below & 0o666]
+        command = [sys.executable, "-c", OTHER_USER, str(root), str(Path(__file__).parent)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.strip() == repr([texts] * 2)
+
+
+def conversation(number: int) -> list[Message]:
+    return [Message("user", str(number))]
+
+
+def test_the_longest_unused_answers_go(kept: Path, tmp_path: Path) -> None:
+    answers = [Answer("x" * 10_000) for _ in range(12)]
+    for number in range(9):
+        CachedReplies(Source(answers.pop()), tmp_path).ask(conversation(number))
+    garbled, foreign = tmp_path / "ff" / ("ff" + "0" * 62 + ".json"), kept.parent / "notes.txt"
+    garbled.parent.mkdir(exist_ok=True)
+    (tmp_path / "ee").mkdir(exist_ok=True)
+    (tmp_path / "ee" / f"ee{'0' * 62}.json").mkdir()
+    (tmp_path / "no folder").symlink_to(tmp_path)
+    for path in (garbled, foreign, tmp_path / "00"):
+        path.write_bytes(bytes(10_000))
+        os.utime(path, (0, 0))
+    old = kept.with_name(f".kerneltune-{'0' * 16}.tmp")
+    old.write_text("left behind")
+    os.utime(old, (0, 0))
+    CachedReplies(Source(), tmp_path).ask(conversation(0))  # used again
+    CachedReplies(Source(answers.pop()), tmp_path, limit=35_000).ask(conversation(9))
+    held = []
+    for number in range(10):
+        try:
+            held.append(CachedReplies(Source(), tmp_path).ask(conversation(number)).text and number)
+        except LLMError:
+            continue
+    assert held == [0, 8, 9]
+    assert garbled.exists()
+    assert foreign.exists()
+    assert not old.exists()
+    assert not kept.exists()
 
 
 def test_tokens_that_are_none_are_not_believed(kept: Path, tmp_path: Path) -> None:

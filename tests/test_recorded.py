@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
+import os
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -177,6 +181,13 @@ def test_a_time_that_is_null_without_a_reason_is_a_failure(tmp_path: Path) -> No
         ({**TINY, "params": {"tile": [8, 8], "unroll": [1, 2, 3]}}, "twice"),
         ({**TINY, "params": [8, 16]}, "is not a recorded space"),
         ({**TINY, "time": [None] * 3, "fail": {}}, "none of its configs worked"),
+        ({**TINY, "time": [True, None, 1]}, "row 0 has the latency True"),
+        ({**TINY, "time": [10**400, None, 1]}, "is not a recorded space"),
+        ({**TINY, "time": [math.nan, None, 1]}, "row 0 has the latency nan"),
+        ({**TINY, "params": {"tile": "ab", "unroll": [1, 2, 3]}}, "params are not lists"),
+        ({**TINY, "params": {"tile": [{}, 1], "unroll": [1, 2, 3]}}, "is not a recorded space"),
+        ({**TINY, "fail": {"1": ["wrong"]}}, "is not a recorded space"),
+        ({**TINY, "fail": {"one": "wrong"}}, "is not a recorded space"),
     ],
 )
 def test_a_file_that_holds_no_space_is_named(data: Any, wrong: str, tmp_path: Path) -> None:
@@ -186,13 +197,31 @@ def test_a_file_that_holds_no_space_is_named(data: Any, wrong: str, tmp_path: Pa
 
 def test_a_file_that_is_missing_cut_off_or_not_compressed_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, TINY)
-    for content in (path.read_bytes()[:-20], b"{}", b""):
+    deep, numbers = gzip.compress(b"[" * 200_000), gzip.compress(b"[" + b"1" * 5000 + b"]")
+    for content in (path.read_bytes()[:-20], b"{}", b"", deep, numbers, gzip.compress(b"\xff{}")):
         path.write_bytes(content)
         with pytest.raises(StoreError, match=r"tiny\.json\.gz"):
             RecordedSpace.load(path)
     path.unlink()
     with pytest.raises(StoreError, match=r"tiny\.json\.gz"):
         RecordedSpace.load(path)
+
+
+def test_what_is_no_file_and_what_unpacks_without_end_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, TINY)
+    packer = zlib.compressobj(9, wbits=31)
+    path.write_bytes(b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(129)), packer.flush()]))
+    assert path.stat().st_size < 1 << 18
+    with pytest.raises(StoreError, match=r"tiny\.json\.gz is not a recorded space: .*larger than 128 MiB"):
+        RecordedSpace.load(path)
+    for make in (os.mkfifo, os.mkdir, lambda there: there.symlink_to("/dev/zero")):
+        path.unlink()
+        make(path)
+        with pytest.raises(StoreError, match=r"tiny\.json\.gz is not a recorded space: .*not a regular file"):
+            RecordedSpace.load(path)
+        if path.is_dir():
+            path.rmdir()
+            path.touch()
 
 
 def test_readings_are_drawn_from_those_of_the_config(tmp_path: Path) -> None:
@@ -224,6 +253,57 @@ def test_a_file_of_repeats_that_cannot_be_read_is_named(content: bytes, tmp_path
 def test_repeats_of_other_configs_are_refused(repeats: Any, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"tiny\.reps\.npz is of shape"):
         _ = RecordedSpace.load(write(tmp_path, TINY, repeats)).has_repeats
+
+
+def npz(path: Path, **members: bytes) -> None:
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+def npy(array: Any, shape: str = "") -> bytes:
+    """The array as a file, whose header claims another shape."""
+    file = io.BytesIO()
+    np.save(file, array)
+    real = str(array.shape).encode()
+    claimed = shape.encode().ljust(len(real))
+    content = file.getvalue()
+    return (
+        content.replace(real, claimed).replace(b" " * (len(claimed) - len(real)) + b"\n", b"\n") if shape else content
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [
+        ({"other": npy(np.zeros((3, 1), np.int16))}, "rep"),
+        ({"rep": npy(np.array([[object()]] * 3))}, "allow_pickle"),
+        ({"rep": npy(np.zeros((3, 1), np.int16), "(3, 9999999999999)")}, "holds no repeated readings"),
+        ({"rep": npy(np.zeros((3, 1), np.int16))[:-2]}, "holds no repeated readings"),
+        ({"rep": npy(np.zeros((3, 1)))}, "they are integers"),
+        ({"rep": npy(np.array([["1"]] * 3))}, "they are integers"),
+        ({"rep": npy(np.full((3, 1), -10_001, np.int16))}, "of at least -10000"),
+        ({"rep": b"no array"}, "is of shape"),
+    ],
+)
+def test_repeats_that_are_none_are_refused(members: dict[str, bytes], wrong: str, tmp_path: Path) -> None:
+    path = write(tmp_path, TINY)
+    npz(tmp_path / "tiny.reps.npz", **members)
+    with pytest.raises(StoreError, match=rf"tiny\.reps\.npz.*{wrong}"):
+        _ = RecordedSpace.load(path).has_repeats
+
+
+def test_repeats_that_unpack_without_end_or_are_no_file_are_refused(tmp_path: Path) -> None:
+    path, repeats = write(tmp_path, TINY), tmp_path / "tiny.reps.npz"
+    with ZipFile(repeats, "w", ZIP_DEFLATED, compresslevel=1) as archive, archive.open("rep.npy", "w") as member:
+        for _ in range(513):
+            member.write(bytes(1 << 20))
+    with pytest.raises(StoreError, match=r"tiny\.reps\.npz .*larger than 512 MiB"):
+        _ = RecordedSpace.load(path).has_repeats
+    repeats.unlink()
+    os.mkfifo(repeats)
+    with pytest.raises(StoreError, match=r"tiny\.reps\.npz .*not a regular file"):
+        _ = RecordedSpace.load(path).has_repeats
 
 
 def test_deviations_are_those_of_the_readings_from_their_mean() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -432,8 +433,11 @@ def test_the_json_report_is_written_where_asked(tmp_path: Path) -> None:
 
 def test_a_report_that_cannot_be_written_names_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(StoreError, match="file"):
-        jsonfile.write(tmp_path / "file" / "report.json", report())
+    os.mkfifo(tmp_path / "pipe")
+    for path, named in ((tmp_path / "file" / "report.json", "file"), (tmp_path / "pipe", "pipe")):
+        with pytest.raises(StoreError, match=str(tmp_path / named)):
+            jsonfile.write(path, report())
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_the_step_summary_has_a_row_for_each_kernel_and_the_failures_in_full() -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import pickle
-import random
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,6 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402 - after the skip
 
 from pytest_kerneltune.backends import Build  # noqa: E402
-from pytest_kerneltune.backends.code_store import CodeStore, Entry  # noqa: E402
 from pytest_kerneltune.backends.resources import code_usage, demand  # noqa: E402
 from pytest_kerneltune.backends.stand_in import stand_in  # noqa: E402
 from pytest_kerneltune.backends.toolchain import Target  # noqa: E402
@@ -386,46 +384,3 @@ def test_what_ptxas_rejects_comes_back_as_one_line_and_without_the_assembly(comp
     assert "\n" not in str(caught.value)
     assert ".visible .entry" not in caught.value.log
     assert len(caught.value.log) < 10_000
-
-
-# The store of results
-
-
-def test_a_store_gives_back_texts_bytes_and_notes(tmp_path: Path) -> None:
-    store = CodeStore(tmp_path)
-    entries = {
-        "aa1": Entry("text \n", {"name": "kernel"}),
-        "aa2": Entry(b"\x00\n\xff", {}),
-        "bb1": Entry("", {"n": [1]}),
-    }
-    for key, entry in entries.items():
-        store.put(key, entry)
-    assert {key: CodeStore(tmp_path).get(key) for key in entries} == entries
-    assert store.get("cc1") is None
-
-
-@pytest.mark.parametrize("notes", [{"tuple": (1, 2)}, {"object": object()}, {1: "number"}])
-def test_what_json_would_change_is_not_kept(tmp_path: Path, notes: dict[Any, Any]) -> None:
-    store = CodeStore(tmp_path)
-    store.put("aa1", Entry("text", notes))
-    assert store.get("aa1") is None
-
-
-def test_a_store_keeps_what_was_used_last(tmp_path: Path) -> None:
-    store = CodeStore(tmp_path, limit=256 * 5000)
-    noise = random.Random(0)
-    for i in range(12):
-        store.put(f"aa{i}", Entry(noise.randbytes(1000), {}))
-        store.get("aa0")
-    kept = [i for i in range(12) if store.get(f"aa{i}") is not None]
-    assert kept == [0, 9, 10, 11]
-    store.put("aa_large", Entry(noise.randbytes(6000), {}))
-    assert store.get("aa_large") is None
-    assert len(list((tmp_path / "aa").iterdir())) == 4
-
-
-def test_a_store_that_cannot_be_written_is_an_empty_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    store = CodeStore(tmp_path / "file")
-    store.put("aa1", Entry("text", {}))
-    assert store.get("aa1") is None

@@ -93,8 +93,8 @@ class Compiler:
         complete = [*options, f"--gpu-architecture={self._target.architecture}"]
         key = _digest(self._identity, function, complete)
         store = self._store if self._identity else None
-        if store is not None and (entry := store.get(key)) is not None and isinstance(entry.result, bytes):
-            return Code(entry.result, **entry.notes)
+        if store is not None and (kept := _kept(store.get(key))) is not None:
+            return kept
         folders = [f"--include-path={folder}" for folder in (*self._directories, *toolkit_headers())]
         code = compile_code(self._source, self._label, function, [*complete, *folders])
         if store is not None:
@@ -108,6 +108,16 @@ class Compiler:
         if not headers.complete:
             return ""
         return _digest(_SCHEMA, compiler_version(), self._label, self._source, headers.texts)
+
+
+def _kept(entry: Entry | None) -> Code | None:
+    """What ``put`` was given; None where the entry is another's, such as that of another version."""
+    if entry is None or not isinstance(entry.result, bytes):
+        return None
+    try:
+        return Code(entry.result, **entry.notes)
+    except TypeError:
+        return None
 
 
 def _digest(*parts: Any) -> str:

@@ -17,6 +17,7 @@ from pytest_kerneltune.backends.resources import THREADS, Limits
 from pytest_kerneltune.errors import KernelError
 
 _STORE = "kerneltune-stages"  # beside the folders of Triton's kernels, whose names are 52 letters and digits
+_OWN = "own"  # made by the store, for this user alone
 _KEY_HOMES = ("triton.runtime.cache", "triton.compiler.compiler")  # the first since Triton 3.4
 
 
@@ -120,10 +121,10 @@ def prepare_offline(target: Target, cache_dir: str) -> CodeStore:
 
 
 def stage_store() -> CodeStore:
-    """The store in Triton's cache directory."""
+    """The store in Triton's cache directory, below a folder that Triton makes as the umask says."""
     from triton.runtime.cache import FileCacheManager
 
-    return CodeStore(Path(FileCacheManager(_STORE).cache_dir))
+    return CodeStore(Path(FileCacheManager(_STORE).cache_dir, _OWN))
 
 
 @contextlib.contextmanager

@@ -195,7 +195,11 @@ def _of_installation(found: Examination) -> Iterator[Finding]:
             )
 
 
-_CACHE_REMEDIES = {"tuning": "set KERNELTUNE_CACHE_DIR", "Triton": "set TRITON_CACHE_DIR"}
+_CACHE_REMEDIES = {
+    "tuning": "set KERNELTUNE_CACHE_DIR",
+    "Triton": "set TRITON_CACHE_DIR",
+    "code": "set XDG_CACHE_HOME",
+}
 
 
 def percent_up(fraction: float) -> str:

@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pytest_kerneltune import nvidia
-from pytest_kerneltune.options import default_cache_directories
+from pytest_kerneltune.backends.code_store import CodeStore
+from pytest_kerneltune.options import code_directory, default_cache_directories
 
 _DISTRIBUTIONS = ("torch", "triton", "helion")
 _CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
@@ -95,12 +96,18 @@ def _compiler_version(name: str, path: str) -> str:
 
 
 def caches(environment: Mapping[str, str]) -> list[Cache]:
-    """Where tuning results, Triton's compiled kernels and temporary files go, unless the ini file says otherwise."""
+    """Where tuning results, Triton's compiled kernels and temporary files go, unless the ini file says otherwise.
+
+    Where CudaKernels' compiled code goes is one of them where it can't be used.
+    """
     home = Path(environment.get("TRITON_HOME") or environment.get("HOME") or Path.home())
     triton = Path(environment.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
     tuning = [("tuning", path) for path in default_cache_directories(environment)[:1]]
     places = [*tuning, ("Triton", triton), ("temporary", _temporary())]
-    return [Cache(name, str(path), _problem(path)) for name, path in places]
+    found = [Cache(name, str(path), _problem(path)) for name, path in places]
+    code = code_directory(environment)
+    problem = CodeStore(code).problem
+    return [*found, *([Cache("code", str(code), problem)] if problem else [])]
 
 
 def _temporary() -> Path:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.source import Write, ignore
+from pytest_kerneltune.llm.storing import read_document
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import LOCAL_SECTIONS, kernel_name, without_sections
 
@@ -31,6 +32,7 @@ NO_MORE = Answer('{"configs": []}', remark="the recording ends here")
 
 _UNNAMED = "this kernel"
 _LISTED = 4  # names in an error's text
+_WAY_OUT = "name a file that KERNELTUNE_LLM_RECORD has written"
 
 
 def request_id(messages: Sequence[Message]) -> str:
@@ -44,7 +46,7 @@ class RecordedReplies:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        document = load(path, f"the file of recorded replies {path} (KERNELTUNE_LLM_REPLIES)")
+        document = load(path, f"the file of recorded replies {path} (KERNELTUNE_LLM_REPLIES)", _WAY_OUT)
         self._replies = {e["request"]: e for e in document["exchanges"]}
 
     @property
@@ -136,18 +138,21 @@ def _listed(names: Sequence[str]) -> str:
 # The file
 
 
-def load(path: Path, called: str) -> dict[str, Any]:
-    """The document in the file ``path``; raises LLMUnavailable where there is none, ``called`` being its name there."""
+def load(path: Path, called: str, advice: str) -> dict[str, Any]:
+    """The document in the file ``path``; raises LLMUnavailable where there is none.
+
+    There the file is ``called`` so, and ``advice`` says what to do.
+    """
     try:
         if path.exists() and not path.is_file():
-            raise LLMUnavailable(f"{called} is not a file")
-        document = json.loads(path.read_text(encoding="utf-8"))
+            raise LLMUnavailable(f"{called} is not a file; {advice}")
+        document = read_document(path)
     except OSError as error:
-        raise LLMUnavailable(f"{called} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise LLMUnavailable(f"{called} is not JSON") from None
+        raise LLMUnavailable(f"{called} cannot be read: {error.strerror}; {advice}") from None
+    except ValueError as error:
+        raise LLMUnavailable(f"{called} is not JSON ({error}); {advice}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or not _are_exchanges(document):
-        raise LLMUnavailable(f"{called} is not a file of recorded replies of schema {SCHEMA}")
+        raise LLMUnavailable(f"{called} is not a file of recorded replies of schema {SCHEMA}; {advice}")
     return document
 
 

@@ -2,14 +2,13 @@
 
 Rules:
 
-1. Whoever adds an exchange holds the lock of the file (``NAME.lock`` beside it, an advisory lock of the operating
-   system, which ends with its owner) and replaces the file whole. So processes may record into one file at once, and a
-   killed one leaves behind what was recorded up to then. The lock file stays: removing it under those who wait would
-   let two of them in.
+1. Whoever adds an exchange holds the lease of the file (``leases.py``) and replaces the file whole. So processes may
+   record into one file at once, and a killed one leaves behind what was recorded up to then.
 2. An exchange takes the place of an earlier one to the same request; all others stay.
-3. A file that is none of ours is never written to.
+3. A file that is none of ours is never written to: it stays as it is, and what to do is said.
 4. Recorded are messages, reply, model, kernel, tokens and why a reply ended early, nothing else; and only what was
    answered.
+5. An answer that cannot be recorded is one all the same; why it cannot is said once.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kerneltune.errors import LLMError, LLMUnavailable
+from pytest_kerneltune import leases, strictjson
+from pytest_kerneltune.errors import LLMError, LLMUnavailable, StoreError
 from pytest_kerneltune.llm.answers import is_complete
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.recorded import SCHEMA, load, request_id
@@ -30,8 +30,8 @@ from pytest_kerneltune.llm.storing import replace_file
 from pytest_kerneltune.search import Message
 from pytest_kerneltune.search.dialogue import kernel_name
 
-_WAIT_S = 2.0
-_POLL_S = 0.02
+_WAIT_S = 2 * leases.LEASE_S  # for many others to write a large file, or for one that hangs to be replaced
+_WAY_OUT = "it is left as it is: name another file, or move this one away"
 
 
 class Recorder:
@@ -42,19 +42,22 @@ class Recorder:
 
     def __init__(self, path: Path, model: str) -> None:
         self._path, self._model = path, model
+        self._complaints: set[str] = set()
         try:
             _prepare(path)
         except LLMError as error:
             raise LLMUnavailable(f"no reply can be recorded: {error}") from None
 
     def record(self, messages: Sequence[Message], answer: Answer) -> Answer:
-        """``answer``, recorded; where that fails its remark says so."""
+        """``answer``, recorded; where that fails its remark says why, the first time."""
         spent = answer.tokens_in, answer.tokens_out
         try:
             remark = "" if is_complete(answer) else answer.remark
             add_exchange(self._path, messages, answer.text, self._model, tokens=spent, remark=remark)
         except LLMError as error:
-            return replace(answer, remark=f"{answer.remark}; not recorded: {error}")
+            if (complaint := str(error)) not in self._complaints:
+                self._complaints.add(complaint)
+                return replace(answer, remark=f"{answer.remark}; not recorded: {complaint}")
         return answer
 
 
@@ -103,35 +106,31 @@ def _prepare(path: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of the file, which need not exist; raises LLMError where that cannot be had."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path.with_name(path.name + ".lock"), timeout=_WAIT_S, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(poll_interval=_POLL_S)
-    except Timeout:
-        raise LLMError(f"{_called(path)} is locked by another process (waited {_WAIT_S:g} s)") from None
-    except (OSError, NotImplementedError) as error:
+        lease = leases.take(path, timeout_s=_WAIT_S)
+    except (OSError, StoreError) as error:
         raise _failed(path, error) from None
-    try:
+    with lease:
         yield
-    finally:
-        lock.release()
 
 
 def _document(path: Path) -> dict[str, Any]:
-    return load(path, _called(path)) if path.exists() else {"schema": SCHEMA, "exchanges": []}
+    return load(path, _called(path), _WAY_OUT) if path.exists() else {"schema": SCHEMA, "exchanges": []}
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
+    text = json.dumps(document, indent=1) + "\n"
+    if len(text) > strictjson.MAX_BYTES:
+        raise LLMError(f"{_called(path)} would be larger than {strictjson.MAX_BYTES >> 20} MiB; name another file")
     try:
-        replace_file(path, json.dumps(document, indent=1) + "\n")
+        replace_file(path, text)
     except OSError as error:
         raise _failed(path, error) from None
 
 
-def _failed(path: Path, error: Exception) -> LLMError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+def _failed(path: Path, error: OSError | StoreError) -> LLMError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return LLMError(f"{_called(path)} cannot be written to: {reason}")
 
 

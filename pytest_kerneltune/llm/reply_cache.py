@@ -8,38 +8,51 @@ secret. Rules:
 2. A file that cannot be read, or that is none of ours, counts as absent. It is never removed, and overwritten only
    where it bears the very name of an answer to keep. An answer that turns out to be of no use is forgotten.
 3. A directory that cannot be written to costs the keeping, never the answer.
-4. Files are replaced whole, so processes may share the directory, and it may be deleted at any time.
+4. Files are replaced whole, so processes may share the directory, and it may be deleted at any time. Who may use the
+   cache that it is in may use what is made in it. No link is followed.
+5. Now and then, when an answer was kept, the longest unused answers go where they all take more than ``STORE_BYTES``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
+from pytest_kerneltune import permissions, regular, unused
 from pytest_kerneltune.llm.answers import is_complete
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.source import DigestingSource, KeptAnswer, Write, ignore
-from pytest_kerneltune.llm.storing import replace_file, token_count
+from pytest_kerneltune.llm.storing import read_document, token_count
 from pytest_kerneltune.search import Message
 
 MAX_BYTES = 2 << 20
 """A larger file is neither read nor written."""
 
+STORE_BYTES = 64 << 20
+"""Of all answers together, about."""
+
 REMARK = "from the reply cache"
 _SCHEMA = 1
+_LOOKED_AT_EVERY = 256
+"""Answers kept between two looks at the whole directory; the first one is looked after, too."""
+_FOLDER = re.compile("[0-9a-f]{2}")
+_NAME = re.compile(r"[0-9a-f]{64}\.json")
 
 
 class CachedReplies:
     """The answers of ``source``, kept in ``directory`` and taken from there; ``model`` is said in the files.
 
-    A kept answer is a KeptAnswer.
+    A kept answer is a KeptAnswer. ``limit`` is in bytes.
     """
 
-    def __init__(self, source: DigestingSource, directory: Path, model: str = "") -> None:
-        self._source, self._directory, self._model = source, directory, model
+    def __init__(self, source: DigestingSource, directory: Path, model: str = "", limit: int = STORE_BYTES) -> None:
+        self._source, self._directory, self._model, self._limit = source, directory, model, limit
+        self._writes = count()
 
     def close(self) -> None:
         self._source.close()
@@ -49,6 +62,7 @@ class CachedReplies:
         digest = self._source.digest(messages)
         path = self._path(digest)
         if (kept := _read(path, digest)) is not None:
+            unused.touch(path)
             return kept
         answer = self._source.ask(messages, deadline, write)
         if is_complete(answer):
@@ -76,20 +90,32 @@ class CachedReplies:
             "tokens_out": answer.tokens_out,
             "reply": answer.text,
         }
-        text = json.dumps(document, indent=1) + "\n"
-        if len(text) <= MAX_BYTES:
-            with suppress(OSError):
-                replace_file(path, text)
+        content = (json.dumps(document, indent=1) + "\n").encode()
+        if len(content) > MAX_BYTES:
+            return
+        with suppress(OSError):
+            cache = self._directory.parent
+            permissions.make_below(path.parent, cache)
+            regular.replace(path, content, cache)
+            if next(self._writes) % _LOOKED_AT_EVERY == 0:
+                self._trim()
+
+    def _trim(self) -> None:
+        answers: list[Path] = []
+        for folder in self._directory.iterdir():
+            if _FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                unused.remove_stale(folder)
+                with suppress(OSError):
+                    answers += (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+        for path in unused.surplus(answers, self._limit):
+            if _read(path, path.stem) is not None:
+                path.unlink(missing_ok=True)
 
 
 def _read(path: Path, digest: str) -> KeptAnswer | None:
     try:
-        if not path.is_file():  # a pipe of that name would hold up whoever opens it
-            return None
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        document = json.loads(content) if len(content) <= MAX_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        document = read_document(path, MAX_BYTES, follow=False)
+    except (OSError, ValueError):
         return None
     if not isinstance(document, dict) or (document.get("schema"), document.get("request")) != (_SCHEMA, digest):
         return None

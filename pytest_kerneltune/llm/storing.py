@@ -1,36 +1,35 @@
-"""Files of replies: replaced whole, so that neither a reader nor a killed writer leaves half of one behind."""
+"""Files of replies: JSON documents, read whatever lies in their place, and replaced whole."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pytest_kerneltune import regular, strictjson, unused
+
+
+def read_document(path: Path, limit: int = strictjson.MAX_BYTES, follow: bool = True) -> Any:
+    """The value of the strict JSON document in ``path``.
+
+    Raises OSError where that is no regular file, or a link and not to ``follow``; ValueError that says what is wrong
+    where it is larger than ``limit`` bytes or no such document.
+    """
+    with os.fdopen(regular.opened(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW)), "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {limit >> 20} MiB")
+    return strictjson.parse(content)
 
 
 def replace_file(path: Path, text: str) -> None:
     """Put ``text`` (UTF-8) in place of the file ``path``, whole or not at all; raises OSError.
 
-    Directories are made as needed, a symbolic link is followed, an existing file keeps its mode.
+    A symbolic link is followed, an existing file keeps its mode. What killed writers left beside it goes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    target = path.resolve()
-    # Beside the target: a rename must not cross file systems.
-    temporary = target.with_name(f".kerneltune-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(OSError):
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    target = Path(os.path.realpath(path))
+    regular.replace(target, text.encode(), None)
+    unused.remove_stale(target.parent)
 
 
 def token_count(value: Any) -> int | None:
