@@ -7,12 +7,13 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``gate/``: the verdict (``policy``: its limits, ``decision``: the three-way rule, ``views`` and ``panel``: ratios to
   yardsticks against stored sessions, ``beside``: two versions in one process, ``wording``).
 - ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
-- ``leases`` (with ``markers``), ``files`` (with ``regular``, ``strictjson``, ``permissions``), ``unused``, ``gpu`` (with
-  ``nvidia``, ``devices``), ``locking`` (with ``turns``), ``timers`` (with
-  ``gpu_timers``, ``instrument``), ``calibration`` (kernels of ours that never change) and ``delay`` (extra work of a
-  known length), ``worker``: the outside world: locked files, devices, clocks, killable processes.
+- ``leases`` (with ``markers``), ``files`` (with ``regular``, ``strictjson``, ``permissions``), ``unused``, ``gpu``
+  (with ``nvidia``, ``devices``), ``locking`` (with ``turns``), ``timers`` (with ``gpu_timers``, ``instrument``),
+  ``calibration`` (kernels of ours that never change) and ``delay`` (extra work of a known length), ``worker``: the
+  outside world: files and leases, devices, clocks, killable processes.
 - ``guard/``: what disturbs a measurement (``gpu_watch`` with ``nvml`` and ``intruders``, ``host_watch``, ``tracers``).
-- ``source`` (with ``syntax``, ``csource``, ``introspection``), ``packing``: a kernel's source and how it travels.
+- ``source`` (with ``reach``, ``values``, ``origins``, ``arrays``, ``syntax``, ``csource``, ``introspection``),
+  ``packing``: a kernel's source and how it travels.
 - ``backends/``: kinds of kernel, a row each in ``KERNELS``. ``llm/``: language models, a row each in ``PROVIDERS``.
 - ``workload``, ``station`` (with ``launcher``, ``noise``), ``compilation``, ``lane`` (with ``ready``, ``attempts``),
   ``benchmark`` (with ``account``): a kernel at fixed inputs, and how its configs are compiled, checked and timed at
@@ -20,8 +21,8 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``cache/``, ``baseline`` (with ``baseline_text``, ``refreshing``, ``merging``): what is stored of a kernel,
   and of the same one at other shapes.
 - ``recorded``, ``recording``, ``comparison``: search spaces measured before, and how good searches are on them.
-- ``options``, ``settings``, ``outcome``, ``driver`` (with ``finals``), ``adviser``, ``choosing`` (with ``keeping``): what
-  is asked of a run, and how it searches.
+- ``options``, ``settings``, ``outcome``, ``driver`` (with ``finals``), ``adviser``, ``choosing`` (with ``keeping``):
+  what is asked of a run, and how it searches.
 - ``judging`` (with ``asking``), ``verdicts``, ``place``: a kernel measured for the gate, what the user is told, where
   its baseline is. ``selftest`` (with ``selftest_summary``, ``resampling``): the gate tried on a kernel and itself.
 - ``basetree``, ``redirect``, ``exporting``, ``against``, ``bases``: an older commit's kernels: its files checked out,

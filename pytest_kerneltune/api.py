@@ -136,6 +136,7 @@ def _evaluated(
         configs=starting_configs(checked_space, configs),
         device_name=device.name,
         device_key=device.hard,
+        toolchain=session.toolchain(target),
         modules=(main,) if main is not None else (),
     )
     return session.evaluate(workload)

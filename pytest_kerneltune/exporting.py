@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from pytest_kerneltune.against import Counterpart
@@ -12,7 +12,7 @@ from pytest_kerneltune.backends.exported import ExportedKernel
 from pytest_kerneltune.choosing import best_known
 from pytest_kerneltune.errors import KernelError, StoreError
 from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
-from pytest_kerneltune.place import BaselinePlace, keep_code, tuning_cache
+from pytest_kerneltune.place import BaselinePlace, keep_code, strict_toolchain, tuning_cache
 from pytest_kerneltune.settings import Settings
 from pytest_kerneltune.trial import Config
 from pytest_kerneltune.workload import Workload
@@ -32,6 +32,10 @@ class Exporter:
         if on_gpu not in self._devices:
             self._devices[on_gpu] = cuda_device() if on_gpu else cpu_device()
         return self._devices[on_gpu]
+
+    def toolchain(self, kernel: Kernel) -> Mapping[str, str]:
+        """The versions that belong to the kernel's fingerprint."""
+        return strict_toolchain(self._settings, kernel, self.device(kernel))
 
     def export(self, workload: Workload, asked: Sequence[Config]) -> Counterpart:
         """The workload's kernel; raises KernelError where it cannot travel."""

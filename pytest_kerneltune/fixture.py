@@ -200,6 +200,7 @@ def _tuned(request: pytest.FixtureRequest, returned: Any, given: _Tunable) -> Tu
             target_ms=given.target_ms,
             device_name=device.name,
             device_key=device.hard,
+            toolchain=run.session().toolchain(kernel),
             modules=tuple(_modules(given.function)),
             test=request._pyfuncitem.nodeid,
         )

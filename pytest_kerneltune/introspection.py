@@ -27,17 +27,18 @@ _WRAPPED = ("__wrapped__", "fn", "py_func", "func")  # functools, Triton and Hel
 def unwrapped(value: Any) -> Any:
     """The function or class inside a method, property, partial or a library's wrapper; else ``value`` itself."""
     for _ in range(_WRAPPERS):  # not for ever: an object may claim to wrap itself
-        if isinstance(value, ModuleType | type):
+        kind = type(value)  # isinstance would ask an object's own class
+        if issubclass(kind, ModuleType | type):
             break
         inner: Any
-        if isinstance(value, FunctionType):
+        if issubclass(kind, FunctionType):
             inner = vars(value).get("__wrapped__") if is_library(*defined_in(value)) else None
-        elif isinstance(value, MethodType | staticmethod | classmethod):
+        elif issubclass(kind, MethodType | staticmethod | classmethod):
             inner = value.__func__
-        elif isinstance(value, property | functools.partial):
-            inner = value.fget if isinstance(value, property) else value.func
+        elif issubclass(kind, property | functools.partial):
+            inner = value.fget if issubclass(kind, property) else value.func
         else:
-            inner = next((vars(value)[k] for k in _WRAPPED if k in getattr(value, "__dict__", ())), None)
+            inner = next((held[k] for held in [_own(value)] for k in _WRAPPED if k in held), None)
         if not callable(inner):
             break
         value = inner
@@ -141,10 +142,25 @@ def is_fixture_request(value: Any) -> bool:
 
 
 def attributes(value: object) -> dict[str, Any]:
-    """The attributes of an object, of its slots too, by sorted name."""
-    slots = {name for cls in type(value).__mro__ for name in _slots(cls) if hasattr(value, name)}
-    found = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
-    return {name: found[name] for name in sorted(found)}
+    """The attributes of an object, of its slots too, by sorted name; its class's own code is not run for it."""
+    found = dict(_own(value))
+    for cls in type(value).__mro__:
+        for name in _slots(cls):
+            mangled = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") and name[-2:] != "__" else name
+            try:
+                found[name] = vars(cls)[mangled].__get__(value)
+            except (AttributeError, KeyError):  # not set, or taken over by the class
+                continue
+    return {name: found[name] for name in sorted(found, key=str)}
+
+
+def _own(value: object) -> dict[str, Any]:
+    """What ``vars`` gives, without asking a ``__getattribute__`` of the user's; empty where there is nothing."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _slots(cls: type) -> Iterator[str]:
@@ -171,32 +187,53 @@ def described(value: Any) -> str:
     A device's index is left out: a second GPU of one kind is the same device.
     """
     kind = type(value).__name__
-    if kind.lower().endswith("dtype"):
+    foreign = is_library(*defined_in(type(value)))
+    if foreign and kind.lower().endswith("dtype"):
         return str(value)
-    if kind == "device":
+    if foreign and kind == "device":
         return f"device {str(value).partition(':')[0]}"
     try:
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        if isinstance(value, type) or shape is None or dtype is None:
+            return ""
+        named = str(dtype) if is_library(*defined_in(type(dtype))) else type(dtype).__qualname__
+        return f"{named} {value.item()!r}" if is_numeric(value) else f"{named} {kind} of shape {tuple(map(int, shape))}"
     except Exception:  # somebody's property; whatever it raises, this is no array
         return ""
-    if isinstance(value, type) or shape is None or dtype is None:
-        return ""
-    is_number = type(value).__module__ == "numpy" and kind != "ndarray" and shape == ()
-    return f"{dtype} {value.item()!r}" if is_number else f"{dtype} {kind} of shape {tuple(shape)}"
+
+
+def is_numeric(value: Any) -> bool:
+    """Whether it is a number of numpy's, or a dtype or device: what ``described`` says all of."""
+    kind = type(value)
+    if kind.__module__ == "numpy" and kind.__name__ != "ndarray":
+        return getattr(value, "shape", ()) == ()
+    return kind.__name__ == "device" or kind.__name__.lower().endswith("dtype")
 
 
 def display(value: Any) -> str:
     """A constant as a prompt shows it; "" where it is no constant."""
     if type(value).__name__ == "constexpr":
         value = getattr(value, "value", None)
-    if is_constant(value):
-        text = repr(value)
-        return text if len(text) <= _DISPLAY_LIMIT else text[:_DISPLAY_LIMIT] + "..."
-    return "" if isinstance(value, ModuleType) else described(value)
+    try:
+        if is_constant(value):
+            text = _spelled(value)
+            return text if len(text) <= _DISPLAY_LIMIT else text[:_DISPLAY_LIMIT] + "..."
+    except Exception:  # a container of the user's own, or one that holds itself
+        return ""
+    return "" if issubclass(type(value), ModuleType) else described(value)
+
+
+def _spelled(value: Any) -> str:
+    """``repr``, with the items of a set in order: a set's own differs from process to process."""
+    if isinstance(value, set | frozenset) and value:
+        items = f"{{{', '.join(sorted(map(_spelled, value)))}}}"
+        return items if type(value) is set else f"{type(value).__name__}({items})"
+    return repr(value)
 
 
 def is_constant(value: Any) -> bool:
     """Whether it is a number, a string or a container of such."""
-    if isinstance(value, MAPPINGS):
+    kind = type(value)
+    if issubclass(kind, MAPPINGS):
         return all(is_constant(k) and is_constant(v) for k, v in value.items())
-    return isinstance(value, SCALARS) or (isinstance(value, SEQUENCES) and all(map(is_constant, value)))
+    return issubclass(kind, SCALARS) or (issubclass(kind, SEQUENCES) and all(map(is_constant, value)))

@@ -32,7 +32,7 @@ from pytest_kerneltune.guard import Guard
 from pytest_kerneltune.keeping import Choice
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
-from pytest_kerneltune.place import BaselinePlace, keep_code, tuning_cache
+from pytest_kerneltune.place import BaselinePlace, keep_code, strict_toolchain, tuning_cache
 from pytest_kerneltune.selftest import self_test
 from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.source import source_digest
@@ -92,6 +92,10 @@ class Session:
         if on_gpu not in self._devices:
             self._devices[on_gpu] = cuda_device() if on_gpu else cpu_device()
         return self._devices[on_gpu]
+
+    def toolchain(self, kernel: Kernel) -> Mapping[str, str]:
+        """The versions that belong to the kernel's fingerprint."""
+        return strict_toolchain(self.settings, kernel, self.device(kernel))
 
     def evaluate(self, workload: Workload) -> Evaluation:
         """Tune, measure and judge the kernel as the settings say; what an earlier call found, if there was one.

@@ -157,6 +157,7 @@ def segment(text: str, node: Node) -> str:
     return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
 
 
+@lru_cache(maxsize=4096)
 def references(node: Node) -> References:
     """The names that ``node`` reads from the scopes around it and from its own imports."""
     free, assigned = _free_names(node)

@@ -14,11 +14,11 @@ from typing import Any
 from pytest_kerneltune.backends import Description, Kernel
 from pytest_kerneltune.csource import c_source_digest_text
 from pytest_kerneltune.search import Subject
-from pytest_kerneltune.source import clip, source_digest, source_text
+from pytest_kerneltune.source import clip, kernel_digest, source_text
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Part of every fingerprint: raise it where the meaning of one changes."""
 
 
@@ -29,8 +29,9 @@ class Workload:
     ``name`` is the tunable's with its parameters ("softmax[n1024]"), ``file`` the file it belongs to, relative to the
     root directory, with slashes. ``configs`` are the user's known-good configs, made canonical here (SpaceError where
     one does not fit). ``threshold`` is a fraction and ``target_ms`` a latency that is good enough, None the
-    session's. ``device_key`` holds what tells devices (in strict mode toolchains too) apart, ``device_name`` is for
-    people. Functions of ``modules`` travel by value. ``test`` is the node id of the test that asked first.
+    session's. ``device_key`` holds what tells devices apart, ``device_name`` is for people; ``toolchain`` holds the
+    versions that make another kernel (``versions.toolchain``) where they shall, and nothing elsewhere. Functions of
+    ``modules`` travel by value. ``test`` is the node id of the test that asked first.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Workload:
     device_key: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[ModuleType, ...] = ()
     test: str = ""
+    toolchain: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "configs", tuple(self.space.canonical(config) for config in self.configs))
@@ -59,35 +61,41 @@ class Workload:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A sha256 hex digest: source with all it reaches, inputs, facts, space, constraint, device, the file's stem.
+        """A sha256 hex digest of what makes the kernel another one.
 
-        Equal for the same kernel on two machines of one kind: directories do not count, nor do ``configs``,
-        ``threshold`` and ``target_ms``, which change what is tried first, how it is judged and what is enough.
+        That is its source with all it reaches, how it is launched, inputs, facts, space, constraint, device, toolchain,
+        its name and the file's stem. Equal for the same kernel on two machines of one kind: directories do not count,
+        nor do ``configs``, ``threshold`` and ``target_ms``, which change what is tried first, how it is judged and what
+        is enough, nor the reference. Raises UsageError where the kernel's functions reach too much to be told apart.
         """
         what, where = self.description, self.space.where
+        constraint = () if where is None else (where,)
         content = {
             "schema": _SCHEMA,
-            "name": f"{PurePosixPath(self.file).stem}::{self.name}",
+            "name": self._stem_and(self.name),
             "kind": what.kind,
-            "functions": source_digest(what.functions),
+            "clock": self.kernel.clock,
+            "roots": [len(what.functions), len(what.launchers), len(constraint)],
+            "code": kernel_digest((*what.functions, *what.launchers, *constraint)),
             "source": c_source_digest_text(what.source, Path(what.directory) if what.directory else None),
             "inputs": what.inputs,
             "facts": what.facts,
             "space": self.space.describe(),
             "defaults": {name: p.default for name, p in self.space.parameters.items()},
-            "constraint": None if where is None else source_digest([where]),
             "device": dict(self.device_key),
         }
-        return _digest(content)
+        return _digest({**content, "toolchain": dict(self.toolchain)} if self.toolchain else content)
 
     @cached_property
     def family(self) -> str:
-        """A sha256 hex digest that this kernel shares with itself at other parameters and before an edit.
+        """A sha256 hex digest that this kernel shares with itself at other parameters, before an edit, elsewhere.
 
-        Of the device, the file's stem and the name without its parameters.
+        Of the file's stem and the name without its parameters; of no device.
         """
-        stem, name = PurePosixPath(self.file).stem, self.name.partition("[")[0]
-        return _digest({"name": f"{stem}::{name}", "device": dict(self.device_key)})
+        return _digest({"name": self._stem_and(self.name.partition("[")[0])})
+
+    def _stem_and(self, name: str) -> str:
+        return f"{PurePosixPath(self.file).stem}::{name}"
 
     @cached_property
     def inputs_digest(self) -> str:

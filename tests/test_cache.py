@@ -18,11 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_kerneltune.cache import store as cache_module
-from pytest_kerneltune.cache.family import Member
 from pytest_kerneltune.cache import Cache, Entry, Finalist, NewerSchema, NoCache, Run, TuningCache, Verification
+from pytest_kerneltune.cache import store as cache_module
 from pytest_kerneltune.cache.document import SCHEMA, from_json, to_json
-from pytest_kerneltune.cache.entry import merged
+from pytest_kerneltune.cache.family import Member
 from pytest_kerneltune.leases import Owner
 from pytest_kerneltune.search import Effort
 from pytest_kerneltune.trial import Budget, Status, Trial

@@ -105,8 +105,9 @@ def told() -> list[list[Config]]:
         {"kernel": PythonKernel(edited)},
         {"file": "elsewhere/test_it.py", "name": "sum"},
         {"space": ConfigSpace(PARAMETERS, lambda c: c["x"] < 50)},
+        {"device_key": {"cpu": "another model"}},
     ],
-    ids=["other size", "edited", "moved", "other constraint"],
+    ids=["other size", "edited", "moved", "other constraint", "other device"],
 )
 def test_a_search_starts_from_what_is_known_of_the_same_kernel(tune: Tune, changes: dict[str, Any]) -> None:
     tune(workload())
@@ -117,9 +118,9 @@ def test_a_search_starts_from_what_is_known_of_the_same_kernel(tune: Tune, chang
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": "product[n1024]"}, {"file": "perf/test_other.py"}, {"device_key": {"cpu": "another model"}}],
+    [{"name": "product[n1024]"}, {"file": "perf/test_other.py"}],
 )
-def test_other_kernels_and_devices_are_not_related(tune: Tune, changes: dict[str, Any]) -> None:
+def test_other_kernels_are_not_related(tune: Tune, changes: dict[str, Any]) -> None:
     tune(workload())
     found = tune(workload(configs=BASE[:1], **{"name": "sum[n1024]", **changes}))
     assert told() == []

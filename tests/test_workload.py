@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pytest_kerneltune.backends.python import PythonKernel
 from pytest_kerneltune.errors import SpaceError
 from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, power_of_two
 from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.versions import toolchain
 from pytest_kerneltune.workload import Workload
 
 ROOT = Path(pytest_kerneltune.__file__).parent.parent
@@ -66,7 +68,7 @@ def test_a_fingerprint_is_a_sha256_and_repeats() -> None:
         {"space": ConfigSpace({**PARAMETERS, "tile": integer(1, 64)})},
         {"space": ConfigSpace({**PARAMETERS, "unroll": boolean()})},
         {"device_key": {"cpu": "another model"}},
-        {"device_key": {**DEVICE, "torch": "2.9"}},
+        {"toolchain": {"python": "3.13"}},
     ],
 )
 def test_what_makes_another_kernel(changes: dict[str, Any]) -> None:
@@ -82,6 +84,8 @@ def test_what_makes_another_kernel(changes: dict[str, Any]) -> None:
         {"device_name": "the machine under the desk"},
         {"kernel": PythonKernel(kernel, reference=lambda: 1, rtol=0.5)},
         {"space": ConfigSpace(dict(reversed(PARAMETERS.items())))},
+        {"toolchain": {}},
+        {"test": "perf/test_sum.py::test_sum"},
     ],
 )
 def test_what_leaves_it_the_same(changes: dict[str, Any]) -> None:
@@ -118,6 +122,90 @@ def test_local_headers_of_a_c_file_count(tmp_path: Path) -> None:
     assert fingerprint("c", 2) != fingerprint("d", 1)
 
 
+def test_headers_in_a_compilers_directories_count_and_the_directories_do_not(tmp_path: Path) -> None:
+    def fingerprint(folder: str, size: int, *flags: str) -> str:
+        include = tmp_path / folder / "include"
+        include.mkdir(parents=True)
+        (include / "size.h").write_text(f"#include <inner.h>\n// {folder}\n")
+        (include / "inner.h").write_text(f"#define SIZE {size}\n")
+        options = [flag.replace("DIRECTORY", str(include)) for flag in flags]
+        return workload(kernel=c_kernel(flags=["-O3", *options])).fingerprint
+
+    joined = [fingerprint("a", 1, "-IDIRECTORY"), fingerprint("b", 1, "-IDIRECTORY")]
+    assert joined[0] == joined[1] != fingerprint("c", 2, "-IDIRECTORY")
+    assert fingerprint("d", 1, "-I", "DIRECTORY") == fingerprint("e", 1, "-I", "DIRECTORY")
+    assert len({fingerprint("f", 1, f"-DSIZE={n}") for n in (1,)} | {joined[0], fingerprint("g", 1, "-DSIZE=2")}) == 3
+
+
+class Launched(PythonKernel):
+    """A kernel with a function that says how it is launched, as kernels of a GPU have."""
+
+    launchers: tuple[Any, ...] = ()
+
+    def describe(self) -> Any:
+        return replace(super().describe(), launchers=self.launchers)
+
+
+def launched(*launchers: Any, **options: Any) -> str:
+    made = Launched(kernel, **options)
+    object.__setattr__(made, "launchers", launchers)
+    return workload(kernel=made).fingerprint
+
+
+def persistent(processors: int) -> Any:
+    return lambda config: (min(processors, LIMIT * config["tile"]),)
+
+
+def test_how_a_kernel_is_launched_counts_and_its_reference_does_not() -> None:
+    assert launched(persistent(132)) == launched(persistent(132), reference=lambda: 7)
+    others = [launched(), launched(persistent(108)), launched(persistent(132), persistent(132))]
+    assert len({launched(persistent(132)), *others}) == 4
+
+
+TRITON = "import triton\n@triton.jit\ndef copy(x_ptr, n, tile, order):\n    pass\n"
+
+
+def test_the_grid_of_a_triton_kernel_counts_and_where_its_tensors_are_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch, triton = pytest.importorskip("torch"), pytest.importorskip("triton")
+    from pytest_kerneltune.backends.triton import TritonKernel
+
+    (tmp_path / "launched_copy.py").write_text(TRITON)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = import_module("launched_copy").copy
+
+    def fingerprint(grid: Any, count: int = 64) -> str:
+        x = torch.zeros(count)
+        address, device = x.data_ptr(), torch.device("cuda:0")
+        made = TritonKernel(copy, (x, count), lambda c: (grid(x.numel(), c["tile"]), 1 + 0 * address, bool(device)))
+        return workload(kernel=made).fingerprint
+
+    assert fingerprint(triton.cdiv) == fingerprint(triton.cdiv) != fingerprint(triton.cdiv, 128)
+    assert fingerprint(triton.cdiv) != fingerprint(lambda n, tile: n // tile)
+
+
+def test_an_array_that_is_passed_twice_makes_another_kernel() -> None:
+    x, y = np.ones(8, np.float32), np.ones(8, np.float32)
+    made = [CKernel(SOURCE, "twice", args, output=x) for args in ((x, y, 8), (x, x, 8))]
+    assert workload(kernel=made[0]).fingerprint != workload(kernel=made[1]).fingerprint
+
+
+def test_a_toolchain_is_that_of_the_kind_of_kernel(tmp_path: Path) -> None:
+    plain = toolchain("python", {})
+    assert plain["python"].count(".") == 2
+    assert plain["numpy"] == np.__version__
+    assert "python" not in toolchain("triton", {})
+    assert toolchain("cuda", {"driver": "1.2"})["driver"] == "1.2"
+    compiler = tmp_path / "mycc"
+    compiler.write_text("#!/bin/sh\necho mycc 1.2\necho more\n")
+    compiler.chmod(0o755)
+    assert toolchain("c", {}, str(compiler)) == {"compiler": "mycc 1.2"}
+    assert toolchain("c", {}, "no-such-compiler") == {"compiler": "unknown"}
+    strict = [workload(toolchain=toolchain("c", {}, name)).fingerprint for name in (str(compiler), "no-such-compiler")]
+    assert len({workload().fingerprint, *strict}) == 3
+
+
 def test_inputs_have_a_digest_of_their_own() -> None:
     digests = [workload(kernel=c_kernel(count=n), name=f"sum[n{n}]").inputs_digest for n in (8, 16)]
     assert digests[0] != digests[1]
@@ -131,14 +219,14 @@ def test_a_family_is_one_kernel_at_any_parameters_before_and_after_an_edit() -> 
         {"file": "elsewhere/test_sum.py"},
         {"kernel": c_kernel(count=16)},
         {"space": ConfigSpace({"x": boolean()})},
+        {"device_key": {"cpu": "other"}},
     ]
     assert {workload(**changes).family for changes in alike} == {workload().family}
     others: list[dict[str, Any]] = [
         {"name": "summed[n1]"},
         {"file": "perf/test_o.py"},
-        {"device_key": {"cpu": "other"}},
     ]
-    assert len({workload().family, *(workload(**changes).family for changes in others)}) == 4
+    assert len({workload().family, *(workload(**changes).family for changes in others)}) == 3
 
 
 def test_known_good_configs_become_canonical() -> None:
@@ -177,6 +265,7 @@ import sys
 from pytest_kerneltune.backends.python import PythonKernel
 from pytest_kerneltune.parameter import boolean
 from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.versions import toolchain
 from pytest_kerneltune.workload import Workload
 import test_kern
 space = ConfigSpace({"fast": boolean()}, where=lambda c: c["fast"] in test_kern.ALLOWED)

@@ -37,7 +37,7 @@ class Description:
     ``source`` is its text where it is not Python, ``directory`` where the files it includes are found; ``inputs``
     describes each argument (name, shape, dtype, stride), one line each; ``facts`` are further settings that make a
     different kernel of the same source (flags, function name). ``launchers`` are functions that say how it is launched:
-    who reads the source wants to see them, and they make no other kernel.
+    who reads the source wants to see them, and other ones make another kernel, too.
     """
 
     kind: str

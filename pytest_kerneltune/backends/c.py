@@ -18,14 +18,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import Build, CompileTask, Description
 from pytest_kerneltune.backends.c_program import RETURNS, CProgram, bind, describe_argument, is_array
+from pytest_kerneltune.backends.headers import find_headers
+from pytest_kerneltune.csource import canonical_c
 from pytest_kerneltune.errors import KernelError, UsageError
 from pytest_kerneltune.trial import Clock, Config
 
 DEFAULT_FLAGS = ("-O3", "-march=native")
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SUFFIXES = (".c", ".h", ".cc", ".cpp")
+_DIRECTORY_OPTIONS = ("-I", "-iquote", "-isystem", "-idirafter")
 _OUTPUT_LIMIT = 1 << 20
 
 
@@ -91,12 +95,19 @@ class CKernel:
         return self._clock
 
     def describe(self) -> Description:
+        # Not by their paths, which differ from checkout to checkout, but by the headers that are found in them.
+        flags, folders = _without_directories(self.flags)
+        facts = [f"function {self.function}", f"compiler {self.compiler} {' '.join(flags)}", *aliases(self.args)]
+        if folders:
+            texts = find_headers(self.source, [*([Path(self._directory)] if self._directory else []), *folders]).texts
+            canonical = repr([(name, canonical_c(text)) for name, text in texts])
+            facts.append(f"headers: {hashlib.sha256(canonical.encode()).hexdigest()}")
         return Description(
             "c",
             source=self.source,
             directory=self._directory,
             inputs=tuple(describe_argument(i, value) for i, value in enumerate(self.args)),
-            facts=(f"function {self.function}", f"compiler {self.compiler} {' '.join(self.flags)}"),
+            facts=tuple(facts),
         )
 
     def compile_task(self, config: Config) -> CompileTask:
@@ -167,6 +178,23 @@ def compiler_arguments(config: Config) -> list[str]:
                 )
             arguments.append(f"-D{name}={_macro(value)}")
     return arguments
+
+
+def _without_directories(flags: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Flags with "..." for each directory of headers, and those directories."""
+    kept: list[str] = []
+    folders: list[Path] = []
+    for i, flag in enumerate(flags):
+        option = next((o for o in _DIRECTORY_OPTIONS if flag.startswith(o)), None)
+        if option is not None and flag != option:
+            folders.append(Path(flag.removeprefix(option)))
+            kept.append(f"{option}...")
+        elif i and flags[i - 1] in _DIRECTORY_OPTIONS:
+            folders.append(Path(flag))
+            kept.append("...")
+        else:
+            kept.append(flag)
+    return kept, folders
 
 
 def _macro(value: Any) -> str:

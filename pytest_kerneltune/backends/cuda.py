@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import CompileTask, Description
 from pytest_kerneltune.backends.c import compiler_arguments
 from pytest_kerneltune.backends.cuda_arguments import array_reducer, as_argument, is_cupy_array
@@ -103,6 +104,7 @@ class CudaKernel:
         fixed = {name: getattr(self, name) for name in CHECKS}
         facts = [f"function {self.function}"]
         facts += [f"{name}: {CHECKS[name](value)}" for name, value in fixed.items() if not callable(value)]
+        facts += aliases(self.args)
         if self._include:
             texts = find_headers(self.source, self._header_directories).texts
             canonical = repr([(name, canonical_c(text)) for name, text in texts])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import CompileTask, Description
 from pytest_kerneltune.backends.helion_code import HelionCompiler as HelionCompiler
 from pytest_kerneltune.backends.helion_code import launches
@@ -89,6 +90,7 @@ class HelionKernel:
         named = enumerate(zip(self.kernel.signature.parameters, self.args, strict=False))
         inputs = [f"arg {i} {name}: {described(value)}" for i, (name, value) in named]
         facts = [f"{name}: {getattr(self.kernel.settings, name, None)}" for name in _SETTINGS]
+        facts += aliases(self.args)
         functions = (self.kernel.fn, *functions_in(self.args))
         return Description(self.kind, functions=functions, inputs=tuple(inputs), facts=tuple(facts))
 

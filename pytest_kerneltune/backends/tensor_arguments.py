@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+from pytest_kerneltune.arrays import ALIGNED
 from pytest_kerneltune.backends.tensors import mismatch, storage_bytes, tensors_in
 from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.introspection import attributes
 
-_ALIGNED = 16  # bytes; what compilers specialise on
+_SEPARATORS = frozenset(",(){}:\n")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def described(value: Any) -> str:
     """
     if hasattr(value, "data_ptr") and hasattr(value, "stride"):
         shape, strides = list(value.shape), tuple(value.stride())
-        aligned = "" if value.data_ptr() % _ALIGNED else f", {_ALIGNED}-byte aligned"
+        aligned = "" if value.data_ptr() % ALIGNED else f", {ALIGNED}-byte aligned"
         return f"{str(value.dtype).removeprefix('torch.')}{shape}, strides {strides}{aligned}"
     if isinstance(value, tuple | list):
         return f"({', '.join(map(described, value))})"
@@ -113,6 +115,11 @@ def described(value: Any) -> str:
         return f"{type(value).__name__} {getattr(value, 'fn', value).__qualname__}"
     if isinstance(value, BuiltinFunctionType):
         return f"{type(value).__name__} {value.__qualname__}"
+    if isinstance(value, str) and _SEPARATORS.intersection(value):
+        return f"str {value!r}"  # so that no string reads as two arguments
+    kind: Any = type(value)
+    if kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__:
+        return f"{type(value).__name__}{described(attributes(value))}"  # whose own words would be its address
     return "None" if value is None else f"{type(value).__name__} {value}"
 
 

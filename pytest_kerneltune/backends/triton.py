@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import CompileTask, Description
 from pytest_kerneltune.backends.jit_program import JitProgram
 from pytest_kerneltune.backends.jit_source import jit_reducers
@@ -83,6 +84,7 @@ class TritonKernel:
         names = dict(enumerate(self.fn.arg_names))
         inputs = [f"arg {i} {names.get(i, '')}: {described(value)}" for i, value in enumerate(self.args)]
         facts = [f"{name}: {described(value)}" for name, value in sorted(self.kwargs.items())]
+        facts += aliases([*self.args, *self.kwargs.values()])
         if not callable(self.grid):
             facts.append(f"grid: {_launch_grid(self.grid)}")
         functions = (self.fn, *self._heuristics.values(), *functions_in([self.args, self.kwargs]))

@@ -55,7 +55,7 @@ class Subject:
 
 
 class RelatedTrials(tuple[Trial, ...]):
-    """Trials of the same kernel at other shapes, on another device or before an edit; ``label`` says in a line which."""
+    """Trials of the same kernel at other shapes, elsewhere or before an edit; ``label`` says in a line which."""
 
     label: str
 

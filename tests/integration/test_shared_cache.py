@@ -274,3 +274,22 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+STRICT = """
+@tunable(space=BLOCKS)
+def kernel():
+    return lambda block: spin(MS * (5 - block))
+
+def test_kernel(kernel): pass
+"""
+
+
+def test_a_strict_run_keeps_to_its_own_versions(suite: Suite) -> None:
+    suite.write("test_it.py", STRICT)
+    loose = suite.run(FINITE).kernels["kernel"]
+    strict = suite.run(FINITE, "--autotune-strict").kernels["kernel"]
+    assert strict["search"]["source"] == "search"
+    assert strict["fingerprint"] != loose["fingerprint"]
+    again = suite.run(FINITE, "--autotune-strict").kernels["kernel"]
+    assert (again["search"]["source"], again["fingerprint"]) == ("cache", strict["fingerprint"])
