@@ -19,6 +19,10 @@ COMMANDS = {
         "pytest_kerneltune.commands.baselines",
         "list baselines, show their history, merge two branches' and remove those of tests that are gone",
     ),
+    "cache": (
+        "pytest_kerneltune.commands.cache",
+        "list, show, verify, export, import, merge and prune what the tuning cache holds",
+    ),
     "compare-searches": (
         "pytest_kerneltune.commands.compare_searches",
         "how fast searches find good configs, on recorded search spaces",

@@ -16,7 +16,7 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,15 @@ from pytest_kerneltune.errors import StoreError
 FOLDER = re.compile("[0-9a-f]{2}")
 """What the directories of entries are called."""
 
+STAMP = ".last-upkeep"
+"""The file whose date is when :func:`trim` was last due."""
+
 _FILE = re.compile(
     rf"(?P<fingerprint>{FINGERPRINT.pattern})"
     r"(?:(?P<entry>\.json)|(?P<journal>\.trials(?:-[0-9a-f]{16})?\.jsonl)|(?P<aside>\.json\.corrupt-\d{1,6}))"
 )
-_STAMP = ".last-upkeep"
 _EVERY_S = 3600.0
+_AHEAD_S = 60.0  # a stamp may be younger than what it is compared with; further ahead, a clock was set back
 _TRIMMED_TO = 0.9  # of the limit, so that the next entry does not exceed it again
 _AT_WORK_S = 600.0  # a search without a lease may be writing to a journal that is no older
 
@@ -125,12 +128,17 @@ def _item(folder: Path, fingerprint: str, own: list[tuple[str, str, os.stat_resu
     )
 
 
+def is_of_item(name: str) -> bool:
+    """Whether :func:`items` would count a regular file of this name."""
+    return _FILE.fullmatch(name) is not None
+
+
 def is_due(directory: Path) -> bool:
     """Whether :func:`trim` should run now: True once an hour, to one process, by a stamp file in ``directory``.
 
     Hosts whose clocks differ go by the file system's. False where no stamp can be made: nothing can be removed there.
     """
-    stamp = directory / _STAMP
+    stamp = directory / STAMP
     if _is_recent(stamp, time.time()):
         return False
     probe = _temporary(directory)
@@ -147,7 +155,7 @@ def is_due(directory: Path) -> bool:
 
 def _is_recent(stamp: Path, now: float) -> bool:
     try:
-        return 0 <= now - stamp.lstat().st_mtime < _EVERY_S
+        return -_AHEAD_S < now - stamp.lstat().st_mtime < _EVERY_S
     except OSError:
         return False
 
@@ -177,34 +185,38 @@ def trim(directory: Path, limit_bytes: int) -> Trimmed:
     are 90% of it. Files that were set aside do not count, or many would drive out all else. Raises StoreError where
     the directory cannot be read; what cannot be removed stays."""
     known = sorted(items(directory), key=lambda item: item.used)
-    left = sum(item.removable for item in known)
+    left = _removable(known)
     number, size = 0, remove_stale_temporaries(directory)
     if left <= limit_bytes:
         return Trimmed(number, size)
     for item in known:
         if left <= _TRIMMED_TO * limit_bytes:
             break
-        with suppress(StoreError):
+        try:
             if item.removable and not remove(directory, item):
                 left, number, size = left - item.removable, number + 1, size + item.removable
+        except leases.Busy:  # who has it may be removing it, and what comes next
+            left = _removable(items(directory))
+        except StoreError:
+            continue
     return Trimmed(number, size)
+
+
+def _removable(known: Iterable[Item]) -> int:
+    return sum(item.removable for item in known)
 
 
 def remove(directory: Path, item: Item, dry_run: bool = False) -> str:
     """Delete the entry and the journals of ``item``, and its family's pointer to it, unless there is a reason not to.
 
-    Returns the reason, "" where they are gone (a ``dry_run``: where they would be). Raises StoreError where that is
-    impossible.
+    Returns the reason, "" where they are gone (a ``dry_run``: where they would be). Raises Busy where a process tunes
+    the kernel, StoreError where removal is impossible.
     """
     if not os.access(item.path.parent, os.W_OK):
         raise StoreError(f"cannot write in {item.path.parent}")
     if any(map(_is_at_work, item.journals)):
         return "a search wrote to its journal within the last ten minutes"
-    try:
-        lease = leases.take(item.path, timeout_s=0)
-    except leases.Busy as error:
-        return f"{error.owner or 'another process'} tunes it"
-    with lease:
+    with leases.take(item.path, timeout_s=0):
         now = next((each for each in _items(item.path.parent, time.time()) if each.path == item.path), None)
         if now is None:
             return ""
@@ -244,7 +256,8 @@ def _delete(directory: Path, item: Item, family: str) -> None:
         files.remove(path)
     pointer = directory / "families" / family / f"{item.fingerprint}.json"
     if FINGERPRINT.fullmatch(family) and not any(p.is_symlink() for p in (pointer.parent.parent, pointer.parent)):
-        files.remove(pointer)
+        with suppress(StoreError):  # it is passed over without its entry
+            files.remove(pointer)
 
 
 def remove_stale_temporaries(directory: Path) -> int:

@@ -6,21 +6,19 @@ import gzip
 import io
 import json
 import re
-import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune import files
 from pytest_kerneltune.cache import Entry
-from pytest_kerneltune.commands.arguments import at_least, matches
+from pytest_kerneltune.commands.arguments import at_least
+from pytest_kerneltune.commands.cache_scan import add_directory, directory_of, entries, is_wanted, say
 from pytest_kerneltune.errors import StoreError, UsageError
-from pytest_kerneltune.options import default_cache_directory
 from pytest_kerneltune.recorded import REPEATS_SUFFIX, SUFFIX
 from pytest_kerneltune.recording import Recording
-from pytest_kerneltune.settings import environment
 
 _LONGEST_NAME = 120
 _MARK = 8  # digits of a fingerprint that tell entries of one name apart
@@ -53,73 +51,39 @@ def describe(parser: ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="where to write; made where missing")
-    add(
-        "--cache",
-        type=Path,
-        metavar="DIR",
-        help="the tuning cache (default: KERNELTUNE_CACHE_DIR, else in the user's cache directory); name it here if "
-        "your tests set it by --autotune-cache or in the ini file",
-    )
+    add_directory(parser)
     add("--kernel", nargs="+", metavar="NAME", help="names of kernels, with * and ? (default: all)")
     add("--least", type=at_least(1), metavar="N", default=50, help="trials that make a space (default: %(default)s)")
     add("--force", action="store_true", help="replace files that exist; without it they are left as they are")
 
 
 def run(options: Namespace) -> int:
-    directory = options.cache or default_cache_directory(environment())
-    if not directory.is_dir():
-        raise UsageError(f"there is no tuning cache at {str(directory)!r}: name it by --cache")
+    directory = directory_of(options)
     trouble: list[str] = []
-    entries = [e for e in _entries(directory, trouble) if _is_wanted(e.kernel, options.kernel)]
-    if options.kernel and not entries:
+    found = [entry for _, entry in entries(directory, trouble.append) if is_wanted(entry, options.kernel, None)]
+    if options.kernel and not found:
         raise UsageError(f"the cache {str(directory)!r} holds no kernel {' or '.join(map(repr, options.kernel))}")
-    for name, entry in _named(entries):
+    for name, entry in _named(found):
         if len(entry.trials) < options.least:
-            _say(f"skipped {entry.kernel}: {len(entry.trials)} trials are fewer than --least {options.least}")
+            say(f"skipped {entry.kernel}: {len(entry.trials)} trials are fewer than --least {options.least}")
             continue
         try:
             print(_write(options.folder, name, entry, options.force))
         except StoreError as error:
             trouble.append(f"skipped {entry.kernel}: {error}")
     for line in trouble:
-        _say(line)
+        say(line)
     return int(bool(trouble))
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _is_wanted(kernel: str, patterns: Sequence[str] | None) -> bool:
-    return any(matches(kernel, pattern) for pattern in patterns or ("*",))
-
-
-def _entries(directory: Path, trouble: list[str]) -> Iterator[Entry]:
-    """The cache's entries in order of their fingerprints; what cannot be read is added to ``trouble``."""
-    for path in sorted(directory.glob("??/*.json")):
-        try:
-            entry = Entry.from_json(files.parse_json(files.read_bytes(path) or b""))
-        except (ValueError, StoreError) as error:
-            trouble.append(f"skipped {path}: {error}")
-            continue
-        if entry.fingerprint == path.stem:
-            yield entry
-        else:
-            trouble.append(f"skipped {path}: it is of another kernel, {entry.fingerprint!r:.80}")
-
-
-def _named(entries: Sequence[Entry]) -> list[tuple[str, Entry]]:
+def _named(found: Sequence[Entry]) -> list[tuple[str, Entry]]:
     """Each entry with the name of its files, marked where several are of one kernel and device."""
-    names = ["_".join(map(_safe, (entry.kernel, _device(entry))))[:_LONGEST_NAME] for entry in entries]
+    names = ["_".join(map(_safe, (entry.kernel, entry.device)))[:_LONGEST_NAME] for entry in found]
     times = Counter(name.casefold() for name in names)
     return [
         (name if times[name.casefold()] == 1 else f"{name}_{entry.fingerprint[:_MARK]}", entry)
-        for name, entry in zip(names, entries, strict=True)
+        for name, entry in zip(names, found, strict=True)
     ]
-
-
-def _device(entry: Entry) -> str:
-    return entry.origin.get("device", "")
 
 
 def _safe(text: str) -> str:
@@ -151,13 +115,14 @@ def _write(folder: Path, name: str, entry: Entry, replace: bool) -> str:
 
 
 def _facts(name: str, entry: Entry) -> dict[str, Any]:
-    origin = dict(entry.origin)
+    last = entry.last
+    origin = {key: value for key, value in last.origin.items() if key != "device"}
     return {
         "name": name,
         "split": "",
         "kernel": entry.kernel,
-        "gpu": origin.pop("device", ""),
-        "source": f"pytest-kerneltune's tuning cache: {entry.algorithm} at {entry.effort} effort, {entry.created}",
+        "gpu": entry.device,
+        "source": f"pytest-kerneltune's tuning cache: {last.algorithm} at {last.effort} effort, {last.created}",
         "fingerprint": entry.fingerprint,
         "origin": origin,
     }
