@@ -18,6 +18,7 @@ _SLOWEST = 50.0  # a config this many times slower than the quickest one so far 
 _SLOWEST_BLOCK = 10.0  # the same of one arm's block in a comparison
 _FIRST = 2_000.0  # times the reference, while no config has worked
 _HOPELESS = 3  # so many timeouts before anything worked shorten the limit
+_DIGITS = 7  # of a reading: far more than any clock has, and half of what a cache would have to read
 _LACKING = ("out of memory", "out of resource", "too many resources", "OUT_OF_RESOURCES")  # as drivers say it
 
 
@@ -70,7 +71,8 @@ class Attempts:
         self._quickest_s = min(self._quickest_s, reply.seconds)  # of the right ones: a wrong one may do too little
         if not readings:
             return trial
-        return replace(trial, latency_ms=summarise(self._clock, readings), samples_ms=tuple(readings))
+        samples_ms = tuple(float(f"{reading:.{_DIGITS}g}") for reading in readings)
+        return replace(trial, latency_ms=summarise(self._clock, samples_ms), samples_ms=samples_ms)
 
 
 def _status(error: WorkerError) -> Status:

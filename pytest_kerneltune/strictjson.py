@@ -19,7 +19,8 @@ MAX_DEPTH = 64
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _EMPTY = re.compile(rb"\[\]|\{\}")
-_LONG_NUMBER = re.compile(rb"[0-9]{300}")
+_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_NUMBER = b"0" * 300  # its digits, each as a zero
 
 
 def parse(content: bytes) -> Any:
@@ -63,7 +64,7 @@ def _is_harmless(content: bytes) -> bool:
     brackets = content.translate(None, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         brackets = _EMPTY.sub(b"", brackets)
-    return not brackets and _LONG_NUMBER.search(content) is None
+    return not brackets and _LONG_NUMBER not in content.translate(_AS_ZEROS)
 
 
 def _check(value: Any) -> None:

@@ -34,6 +34,7 @@ class Journal:
         self.path = path.with_suffix(f".trials-{self.token}.jsonl")
         self._root = root
         self._run = _UNKNOWN
+        self._recorded: list[Trial] = []
         self.is_begun = False
 
     def begin(self, run: Run) -> None:
@@ -41,12 +42,23 @@ class Journal:
         self._run = run
 
     def record(self, trial: Trial) -> None:
-        """Append ``trial``; raises StoreError, and then there is no trace of it."""
-        if not self.is_begun:
+        """Append ``trial``; raises StoreError, and then there is no trace of it.
+
+        Who took this process for dead may have put the trials so far into an entry and removed the journal. It is then
+        made again with all of them: one that is shorter than what the entry holds of its run would say nothing new.
+        """
+        if not (self.is_begun and self._is_there()):
             first = run_to_json(replace(self._run, token=self.token))
-            files.append_json(self.path, {"run": first}, like=self._root)
+            for line in ({"run": first}, *(known.to_json() for known in self._recorded)):
+                files.append_json(self.path, line, like=self._root)
             self.is_begun = True
         files.append_json(self.path, trial.to_json(), like=self._root)
+        self._recorded.append(trial)
+
+    def _is_there(self) -> bool:
+        with suppress(OSError):
+            return bool(os.lstat(self.path))
+        return False
 
 
 @dataclass(frozen=True)
@@ -115,5 +127,3 @@ def _fresh(run: Run, entry: Entry | None) -> tuple[Trial, ...]:
         return run.trials if entry is None else beyond(run.trials, entry.trials)
     # What an entry holds of a run is the search's last word on its latencies, so numbers tell more than they.
     return () if len(known.trials) >= len(run.trials) else beyond(run.trials, known.trials)
-
-

@@ -45,7 +45,7 @@ LIMIT_BYTES = 1 << 30
 
 MOST_RELATED, MOST_READ = 20, 60  # entries; pointers to some may be out of date
 _IDLE_S = 600.0  # without a trial: longer than any step of a search may take, so who is idle for as long hangs
-_RETAKE_S = 10.0  # for the lease of an entry that is ready to be written
+_ATTEMPTS = 5  # at replacing an entry that others replace too
 _USED_EVERY_S = 86_400.0  # how exactly it is known when an entry was last used
 
 
@@ -68,6 +68,7 @@ class Cache:
         self.directory = directory
         self.writable = writable
         self._warn = warn
+        self.retake_s = lease_s / 3  # for the lease of an entry that is ready to be written
         self._wait_s, self._limit_bytes, self._lease_s = wait_s, limit_bytes, lease_s
         self._warned: set[str] = set()
 
@@ -121,8 +122,8 @@ class Cache:
                     f"same kernel, and went on alone: end it if it hangs, or wait longer (--autotune-wait=SECONDS). "
                     f"Its lease is {path}.lock"
                 )
-        flight = self._boarded(path, fingerprint, lease)
         try:
+            flight = self._boarded(path, fingerprint, lease)
             yield flight
         finally:
             if lease is not None:
@@ -219,20 +220,17 @@ class _DiskFlight(Flight):
             if self._lease is not None and self._lease.is_held():
                 self._write(entry)
             else:  # another may tune by now: its entry is not lost, and what is in our journal is not either
-                with self._cache._leased(self._path, timeout_s=_RETAKE_S):
+                with self._cache._leased(self._path, timeout_s=self._cache.retake_s):
                     self._write(entry)
 
     def _write(self, entry: Entry) -> None:
-        """Replace the entry on disk by all that is known; for the lease's holder. Raises StoreError."""
-        on_disk = self._cache._checked(self._path, self._fingerprint)
-        others = [known for known in (self.entry, on_disk) if known is not None]
-        runs = [run for known in others for run in known.runs]
-        if self._journal.is_begun and entry.runs and not entry.last.token:
-            entry = replace(entry, runs=(*entry.runs[:-1], replace(entry.last, token=self._journal.token)))
-        head = entry if on_disk in (None, self._on_disk) else merged(on_disk, entry)
-        left = [each.run for each in self._leftovers if each.fresh and beyond(each.fresh, entry.trials)]
-        head = head.with_runs([*runs, *left, *entry.runs])
-        files.write_bytes(self._path, _content(self._path, head), like=self._cache.directory)
+        """Replace the entry on disk by all that is known; for the lease's holder. Raises StoreError.
+
+        Who is stopped during this may have an heir that writes too: then it is done again with what that wrote.
+        """
+        head = next(filter(None, (self._written(entry) for _ in range(_ATTEMPTS))), None)
+        if head is None:
+            raise StoreError(f"cannot write {self._path}: another process replaces it all the time")
         self.entry = self._on_disk = head
         self.has_stored = True
         for leftover in self._leftovers:
@@ -241,6 +239,27 @@ class _DiskFlight(Flight):
         if head.family:
             member = Member(head.fingerprint, head.kernel, head.inputs, head.last.created, head.device)
             Family(self._cache.directory, head.family).add(member)
+
+    def _written(self, entry: Entry) -> Entry | None:
+        """The entry that is on disk now, None where another has written one since we looked."""
+        seen = _stamp(self._path)
+        on_disk = self._cache._checked(self._path, self._fingerprint)
+        others = [known for known in (self.entry, on_disk) if known is not None]
+        runs = [run for known in others for run in known.runs]
+        if self._journal.is_begun and entry.runs and not entry.last.token:
+            entry = replace(entry, runs=(*entry.runs[:-1], replace(entry.last, token=self._journal.token)))
+        head = entry if on_disk in (None, self._on_disk) else merged(on_disk, entry)
+        left = [each.run for each in self._leftovers if each.fresh and beyond(each.fresh, entry.trials)]
+        head = head.with_runs([*runs, *left, *entry.runs])
+        draft = self._path.with_name(f".kerneltune-{self._journal.token}.tmp")
+        files.write_bytes(draft, _content(self._path, head), like=self._cache.directory)
+        try:
+            if _stamp(self._path) != seen:
+                return None
+            draft.replace(self._path)
+        except OSError as error:
+            raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
+        return head
 
 
 def read_entry(path: Path, fingerprint: str) -> Entry | None:
@@ -252,6 +271,14 @@ def read_entry(path: Path, fingerprint: str) -> Entry | None:
     if entry.fingerprint != fingerprint:
         raise ValueError(f"it is of another kernel, {entry.fingerprint!r:.80}")
     return entry
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What differs between two files that took the name one after the other; empty where there is none."""
+    with suppress(OSError):
+        status = path.lstat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return ()
 
 
 def _content(path: Path, entry: Entry) -> bytes:

@@ -32,7 +32,7 @@ FINITE = "--autotune=FiniteSearch"
 def test_lines_where_there_is_no_terminal(suite: Suite) -> None:
     suite.write("test_it.py", KERNEL)
     run = suite.run(FINITE, "--autotune-configs=4")
-    lines = [line for line in run.out.splitlines() if line.startswith("kernel: ")]
+    lines = [line for line in run.out.splitlines() if line.startswith("kernel: FiniteSearch")]
     assert len(lines) == 1
     assert lines[0].startswith("kernel: FiniteSearch, 1 of 4 configs, best ")
     assert "printed by the kernel" not in run.out
