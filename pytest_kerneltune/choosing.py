@@ -106,16 +106,20 @@ class Tuner:
         consultation = self._adviser.consultation() if self._asks_model else None
         search = self._created(self._context(workload, hardware, consultation))
         prior = self._prior(workload, flight)
-        rng = search_rng(self.settings.autotune_seed, workload.name)
         began, start = datetime.now(UTC), time.monotonic()
         flight.begin(self._run(workload))
-        run = self._driver(workload, bench, flight).drive(search, rng, prior)
+        run = self._driven(workload, bench, flight, search, prior)
         engine = bench.account.between(start, time.monotonic())
         finalists = [] if run.error else _finals(bench, run)
+        if not (finalists or run.error) and any(t.ok for t in prior):
+            self.say(f"{workload.name}: no config that worked for an earlier run works now; tuning it anew")
+            here, prior = run.trials[len(prior) :], []
+            run = self._driven(workload, bench, flight, search, here)
+            finalists = [] if run.error else _finals(bench, run)
         winner = finalists[0].config if finalists else None
         if not run.error:
             found = replace(self._run(workload, run, consultation), trials=tuple(run.trials[len(prior) :]))
-            flight.store(entry_of(workload, found, finalists))
+            flight.store(self._kept(workload, bench, entry_of(workload, found, finalists), flight.entry))
         summary = replace(
             self._summary(run),
             messages=tuple(_origins(search, prior)),
@@ -128,6 +132,23 @@ class Tuner:
             if run.counts.get("valid") == 0:
                 consultation.forget()  # what was of no use once is not to be repeated from the reply cache
         return Choice(winner, summary, tuple(run.trials), run.error)
+
+    def _driven(
+        self, workload: Workload, bench: Benchmark, flight: Flight, search: Search, prior: Sequence[Trial]
+    ) -> SearchRun:
+        rng = search_rng(self.settings.autotune_seed, workload.name)
+        return self._driver(workload, bench, flight).drive(search, rng, prior)
+
+    def _kept(self, workload: Workload, bench: Benchmark, found: Entry, known: Entry | None) -> Entry:
+        """``found``, with the winner that is known where that may not be replaced: where nothing works here, but may do
+        elsewhere, and where a larger search made it than this one, which did not look at it."""
+        config = from_cache(workload, known).config if known is not None else None
+        if known is None or config is None:
+            return found
+        is_smaller = self.settings.autotune_force and found.reach < known.reach
+        if found.winner is not None and not (is_smaller and bench.check(config).ok):
+            return found
+        return replace(found, winner=known.winner, verification=known.verification)
 
     @property
     def _asks_model(self) -> bool:

@@ -16,6 +16,8 @@ from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.trial import Config, Trial
 from pytest_kerneltune.workload import Workload
 
+_LABEL_LIMIT = 1000  # characters
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -79,8 +81,9 @@ def entry_of(workload: Workload, run: Run, finalists: Sequence[Placed]) -> Entry
 
 
 def label(entry: Entry, device: str) -> str:
-    """What a related entry is of, in a line for a language model."""
-    return "; ".join([entry.kernel, *entry.inputs, *([entry.device] if entry.device not in ("", device) else [])])
+    """What a related entry is of, in a line for a language model; anybody may have written the entry."""
+    facts = [entry.kernel, *entry.inputs, *([entry.device] if entry.device not in ("", device) else [])]
+    return "".join(c if c.isprintable() else " " for c in "; ".join(facts)[:_LABEL_LIMIT])
 
 
 def failures(trials: Sequence[Trial]) -> dict[str, int]:

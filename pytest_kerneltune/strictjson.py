@@ -17,6 +17,7 @@ MAX_BYTES = 64 << 20
 MAX_DEPTH = 64
 """Lists and objects in each other."""
 
+_MOST_NESTS = 1 << 21  # each takes fifty times its bytes in memory
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _EMPTY = re.compile(rb"\[\]|\{\}")
 _AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
@@ -27,6 +28,8 @@ def parse(content: bytes) -> Any:
     """The value of a JSON document in UTF-8; raises ValueError that says what is wrong with it."""
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
+    if content.count(b"[") + content.count(b"{") > _MOST_NESTS:
+        raise ValueError("it holds too many lists and objects")
     try:
         value = json.loads(content.decode(), parse_constant=_refuse_constant)
         if not _is_harmless(content):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pytest_kerneltune.cache import Cache, Entry, Finalist, NewerSchema, NoCache, Run, TuningCache, Verification
 from pytest_kerneltune.cache import store as cache_module
 from pytest_kerneltune.cache.document import SCHEMA, from_json, to_json
+from pytest_kerneltune.cache.entry import merged
 from pytest_kerneltune.cache.family import Member
 from pytest_kerneltune.leases import Owner
 from pytest_kerneltune.search import Effort
@@ -224,6 +225,18 @@ def test_an_entry_of_the_first_schema_is_read_and_replaced_by_one_of_this(cache:
     assert not journal_path(cache.directory).exists()
 
 
+INFINITE: float = json.loads("1e999")  # what was read like that could not be written again
+WRONG: dict[str, list[Any]] = {
+    "config": [{"n": INFINITE}, {"n": [1, -INFINITE]}],
+    "samples_ms": [[INFINITE], [1.0, "1"], [True], [10**400], "12", {"1": 1}],
+    **{name: [INFINITE] for name in ("latency_ms", "compile_s", "measure_s", "demand")},
+    "at_s": [INFINITE, True, "1", None, [], 10**400],
+    "usage": [{"threads": 1.5}, {"threads": True}, {"threads": "1"}, [], None],
+    **{name: [1, None] for name in ("reason", "log", "stage")},
+    "status": [None, 1, {}, []],
+}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -241,7 +254,11 @@ def test_an_entry_of_the_first_schema_is_read_and_replaced_by_one_of_this(cache:
         {"trials": [{"config": {}, "status": "ok", "latency_ms": "nan"}]},
         {"trials": [{"config": {}, "status": "ok", "latency_ms": 10**400}]},
         {"trials": [{"config": {}, "status": "ok", "samples_ms": 1}]},
+        *({"trials": [{"config": {}, "status": "ok", name: v}]} for name, wrong in WRONG.items() for v in wrong),
         {"winner": []},
+        {"winner": {"n": INFINITE}},
+        {"winner": {"n": [[{"n": -INFINITE}]]}},
+        {"schema": 0},
         {"algorithm": None},
         {"effort": "extreme"},
         {"seed": 1.5},
@@ -254,6 +271,7 @@ def test_an_entry_of_the_first_schema_is_read_and_replaced_by_one_of_this(cache:
         {"origin": {"host": 1}},
         {"family": 1},
         {"family": ["fa"]},
+        {"family": "../fa"},
         {"inputs": "x: float16[8]"},
         {"inputs": [1]},
     ],
@@ -367,6 +385,81 @@ def test_an_entry_that_is_fast_enough_satisfies_at_any_effort(effort: Effort) ->
     assert not changed(stopped, winner=None).satisfies(effort, Budget(target_ms=best))
     lucky = changed(stopped, trials=(*ENTRY.trials, Trial({"BLOCK": 3}, latency_ms=best / 4)))
     assert not lucky.satisfies(effort, Budget(target_ms=best / 2)), "it lost the finals"
+
+
+# -- joining what is known
+
+
+tokens = {"a" * 16: Effort.NONE, "b" * 16: Effort.QUICK, "c" * 16: Effort.FULL, "": Effort.FULL}
+attempts = st.builds(Trial, config=st.integers(0, 3).map(lambda n: {"n": n}), latency_ms=st.sampled_from([1.0, 2.0]))
+searches = st.builds(
+    Run,
+    algorithm=st.just("RandomSearch"),
+    effort=st.just(Effort.NONE),
+    seed=st.just(0),
+    finished=st.booleans(),
+    created=st.dates().map(str),
+    trials=st.lists(attempts, max_size=4).map(tuple),
+    token=st.sampled_from(sorted(tokens)),
+).map(lambda run: replace(run, effort=tokens[run.token], finished=bool(run.token) and run.finished))
+
+
+@st.composite
+def known_of_one_kernel(draw: st.DrawFn) -> Entry:
+    entry = Entry(ONE, "softmax", (), draw(st.none() | st.integers(0, 3).map(lambda n: {"n": n})))
+    entry = entry.with_runs(draw(st.lists(searches, max_size=4)))
+    return replace(entry, runs=tuple(sorted(entry.runs, key=lambda run: run.created)))
+
+
+def extent_of_runs(entry: Entry) -> set[object]:
+    return {(r.token, len(r.trials), r.finished) if r.token else str(r) for r in entry.runs}
+
+
+@settings(deadline=None, max_examples=100)
+@given(one=known_of_one_kernel(), two=known_of_one_kernel(), three=known_of_one_kernel())
+def test_joined_entries_lose_nothing_whatever_the_order(one: Entry, two: Entry, three: Entry) -> None:
+    both = merged(one, two)
+    assert merged(one, one) == one
+    assert merged(both, one).runs == merged(both, two).runs == both.runs
+    assert extent_of_runs(merged(two, one)) == extent_of_runs(both)
+    assert extent_of_runs(merged(both, three)) == extent_of_runs(merged(one, merged(two, three)))
+    for run in (*one.runs, *two.runs):
+        (kept,) = [k for k in both.runs if (k.token == run.token if run.token else k == run)]
+        assert len(kept.trials) >= len(run.trials)
+        assert kept.finished >= run.finished
+    for effort in Effort:
+        satisfied = one.satisfies(effort, UNLIMITED) or two.satisfies(effort, UNLIMITED)
+        assert not satisfied or both.satisfies(effort, UNLIMITED)
+
+
+def test_a_search_that_was_killed_adds_nothing_to_an_entrys_reach() -> None:
+    quick, killed = replace(RUN, effort=Effort.QUICK), replace(RUN, finished=False)
+    assert replace(ENTRY, runs=(quick, killed)).reach == replace(ENTRY, runs=(quick,)).reach < ENTRY.reach
+    limited = [replace(RUN, finished=False, budget_seconds=seconds) for seconds in (1.0, 2.0)]
+    assert [replace(ENTRY, runs=(run,)).reach for run in (quick, *limited, RUN)] == sorted(
+        replace(ENTRY, runs=(run,)).reach for run in (quick, *limited, RUN)
+    )
+    assert Entry(ONE, "softmax", (), None).reach < replace(ENTRY, runs=(quick,)).reach
+
+
+def test_of_many_runs_the_oldest_become_one_that_says_as_much() -> None:
+    full, quick = replace(RUN, token="f" * 16), replace(RUN, effort=Effort.QUICK)
+    later = [
+        replace(
+            quick,
+            token=f"{n:016x}",
+            created=f"2026-{1 + n // 28:02}-{1 + n % 28:02}",
+            trials=(Trial({"n": n}, latency_ms=1.0),),
+        )
+        for n in range(100)
+    ]
+    entry = replace(ENTRY, runs=()).with_runs([full, *later])
+    assert len(entry.runs) == 64
+    assert entry.trials == (*full.trials, *(run.trials[0] for run in later))
+    assert entry.satisfies(Effort.FULL, UNLIMITED)
+    again = merged(merged(replace(ENTRY, runs=(full, *later[:45])), entry), replace(ENTRY, runs=(full, *later[:45])))
+    assert len(again.runs) == 64
+    assert sorted(map(str, again.trials)) == sorted(map(str, entry.trials)), "none of them twice"
 
 
 # -- the directory

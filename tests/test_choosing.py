@@ -12,7 +12,8 @@ import pytest
 
 from pytest_kerneltune import CKernel, PythonKernel, integer, power_of_two
 from pytest_kerneltune.backends import Kernel
-from pytest_kerneltune.keeping import Choice
+from pytest_kerneltune.cache import Entry
+from pytest_kerneltune.keeping import Choice, label
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.search import SEARCHES, Context, Effort, Proposals, Related
 from pytest_kerneltune.session import Session
@@ -238,3 +239,49 @@ def test_a_target_that_was_missed_does_not_unmake_the_entry(tune: Tune) -> None:
     limits = {"autotune_target": "1ns", "autotune_configs": "2"}
     assert tune(workload(), **limits).summary.source == "search"
     assert tune(workload(), **limits).summary.source == "cache"
+
+
+def test_what_an_entry_says_of_itself_is_one_line() -> None:
+    entry = Entry("ab" * 32, "sum[n8]\n# Rules\x1b[2J", (), None, inputs=("x: float32[8]", "y" * 10_000))
+    text = label(entry, "cpu")
+    assert text.startswith("sum[n8] # Rules [2J; x: float32[8]; yyy")
+    assert text.isprintable()
+    assert len(text) == 1000
+
+
+def slow_first(**config: int) -> int:
+    return sum(range(50_000 if config["x"] == BASE[0]["x"] else 1))
+
+
+def test_a_smaller_search_made_anew_does_not_unmake_the_winner_of_a_larger_one(tune: Tune) -> None:
+    slow, kernel = BASE[0], PythonKernel(slow_first)
+    best = tune(workload(kernel=kernel), autotune_effort="full").config
+    assert best in BASE[1:]
+    assert tune(workload(kernel=kernel, configs=[slow]), autotune_force="yes", autotune_effort="quick").config == slow
+    found = tune(workload(kernel=kernel), autotune_effort="full")
+    assert (found.config, found.summary.source) == (best, "cache")
+    assert tune(workload(kernel=kernel, configs=[slow]), autotune_force="yes", autotune_effort="full").config == slow
+    assert tune(workload(kernel=kernel), autotune_effort="full").config == slow
+
+
+def fragile(**config: int) -> int:
+    broken = Path("broken").read_text() if Path("broken").exists() else ""
+    if str(config["x"]) in broken.split():
+        raise RuntimeError("not with this driver")
+    return sum(config.values())
+
+
+def test_where_nothing_that_is_known_works_the_kernel_is_tuned_anew(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kernel, limits = PythonKernel(fragile), {"autotune_configs": "2"}
+    tune(workload(kernel=kernel, configs=BASE[:2]), **limits)
+    Path("broken").write_text("1 2")  # as after an update of the driver
+    found = tune(workload(kernel=kernel, configs=BASE[2:]), **limits)
+    assert (found.config, found.summary.messages) == (BASE[2], ())
+    Path("broken").write_text("1 2 3")  # as on a machine that is out of order
+    assert tune(workload(kernel=kernel), **limits).config is None
+    Path("broken").unlink()
+    found = tune(workload(kernel=kernel), **limits)
+    assert (found.config, found.summary.source) == (BASE[2], "cache")

@@ -182,7 +182,7 @@ def test_what_is_no_trial_is_named_by_its_line_and_the_rest_is_read() -> None:
         "Invalid isoformat": {"created": "yesterday"},
         "latency is": {"latency_ms": -1.0},
         "trial is malformed": {"config": 3},
-        "compliant": {"at_s": "Infinity"},
+        "'Infinity' for a number": {"at_s": "Infinity"},
         "'origin' holds": {"origin": {"device": 3}},
         "'result' is not": {"result": []},
         "not as it is written": {"result": {"winner": [1]}},
@@ -286,6 +286,23 @@ def test_entries_that_cannot_be_joined_are_named_and_stay(tmp_path: Path) -> Non
     assert (paths[1].parent / f"{paths[1].name}.corrupt-1").read_text() == "{"
     assert join(cache, ALL[2], wait_s=5)[0] == {Change.UNCHANGED: 1}
     assert not list(cache.rglob("*.tmp"))
+
+
+def test_what_wrote_in_place_of_an_import_that_was_stopped_is_not_lost(tmp_path: Path) -> None:
+    cache, said = write(tmp_path / "cache", entry(1)), []
+    (path,) = cache.rglob("*.json")
+    path.write_text("{")
+
+    def stopped_for_long(note: str) -> None:
+        said.append(note)
+        path.with_name(path.name + ".lock").unlink()
+        write(cache, entry(1, [run(1)]))
+
+    joining = Joining(cache, pytest.fail, stopped_for_long, 5)
+    joining.add(entry(1, [run(2)]))
+    assert held(cache)["01" * 32].runs == (run(1), run(2))
+    assert dict(joining.entries) == {Change.EXTENDED: 1}
+    assert len(said) == 1
 
 
 _HOLDER = """

@@ -21,6 +21,7 @@ from pytest_kerneltune.report import format as form
 from pytest_kerneltune.report import jsonfile, markdown, terminal
 from pytest_kerneltune.report.annotations import Failure, error_commands, workspace
 from pytest_kerneltune.report.junit import properties
+from pytest_kerneltune.report.logs import log_lines
 from pytest_kerneltune.report.stages import stage_lines
 from pytest_kerneltune.results import without_update
 from pytest_kerneltune.search import DEFAULT_SEARCH
@@ -530,3 +531,9 @@ def test_files_that_ran_completely() -> None:
     assert there.complete() == {"q/test_c.py", "q/conftest.py"}
     coverage.collected(tests, ["/root"], root, is_whole=False, ignores=False)
     assert coverage.complete() == set()
+
+
+def test_what_a_kernel_printed_moves_no_cursor() -> None:
+    trial = {"config": {"n": 1}, "status": "crash", "reason": "\x1b[2Jgone", "log": "one\ttwo\x1b[31m\nthree"}
+    lines = [line.text for line in log_lines([outcome(trials=(trial,))])]
+    assert lines[1:] == ["  n=1: crash:  [2Jgone", "    | one two [31m", "    | three"]

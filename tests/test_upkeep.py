@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -236,6 +237,27 @@ def test_several_may_trim_at_once(cache: Path) -> None:
     assert 12 <= len(kept) <= 18
     assert kept[:12] == [fingerprint(number) for number in range(1, 13)]
     assert not list(cache.rglob("*.lock"))
+
+
+def test_files_may_vanish_while_they_are_looked_at(cache: Path) -> None:
+    paths = [cache / "ab" / f"ab{number:062x}.json" for number in range(40)]
+    paths[0].parent.mkdir()
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            for act in (Path.touch, Path.unlink):
+                for path in paths:
+                    act(path)
+
+    coming = threading.Thread(target=come_and_go)
+    coming.start()
+    try:
+        found = [len(list(items(cache))) for _ in range(2000)]
+    finally:
+        is_over.set()
+        coming.join()
+    assert len(set(found)) > 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

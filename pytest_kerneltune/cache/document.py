@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import NoneType
@@ -17,15 +17,19 @@ from typing import Any
 
 from pytest_kerneltune import files
 from pytest_kerneltune.cache.entry import Entry, Finalist, Run, Verification
+from pytest_kerneltune.cache.family import FINGERPRINT
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.search import Effort
-from pytest_kerneltune.trial import Config, Trial
+from pytest_kerneltune.trial import Config, Status, Trial
 
 SCHEMA = 2
+"""A version that writes what this one would take for malformed, such as another status of a trial, has to raise it."""
 
 _FIRST_SCHEMA = 1
 _HEAD, _TAIL = b'{"check": "', b'", '
 _DIGEST = 64  # hex digits
+_PLAIN = {int, str, bool, NoneType}
+_NUMERIC = {int, float}
 
 
 class NewerSchema(StoreError):
@@ -84,6 +88,8 @@ def from_json(data: Any) -> Entry:
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
     schema = _typed(data, "schema", int)
+    if schema < _FIRST_SCHEMA:
+        raise ValueError(f"'schema' is {schema!r:.80}")
     if schema > SCHEMA:
         raise NewerSchema(f"the entry of {data.get('fingerprint')!r:.80} is of a newer pytest-kerneltune")
     winner = _typed(data, "winner", dict, NoneType)
@@ -94,7 +100,7 @@ def from_json(data: Any) -> Entry:
         kernel=_typed(data, "kernel", str),
         runs=tuple(run_from_json(run) for run in runs),
         winner=None if winner is None else as_config(winner),
-        family=_typed({"family": "", **data}, "family", str),
+        family=_family(_typed({"family": "", **data}, "family", str)),
         inputs=_lines(_typed({"inputs": [], **data}, "inputs", list)),
         verification=None if verification is None else verification_from_json(verification),
     )
@@ -130,12 +136,14 @@ def verification_from_json(data: Mapping[str, Any]) -> Verification:
 
 
 def trial_from_json(data: Any) -> Trial:
-    """The trial that ``data`` describes; raises ValueError."""
+    """The trial that ``data`` describes; raises ValueError. No number in it is infinite, so that it can be written."""
     try:
-        trial = Trial.from_json({**data, "config": as_config(data["config"])})
-    except (TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"a trial is malformed: {error!r}") from error
-    if not trial.latency_ms >= 0:
+        trial = Trial(**{name: _TRIAL[name](value) for name, value in data.items() if name in _TRIAL})
+    except (AttributeError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"a trial is malformed: {error!r:.80}") from error
+    if "status" not in data:
+        raise ValueError("a trial has no status")
+    if trial.latency_ms < 0:
         raise ValueError(f"a trial's latency is {trial.latency_ms}")
     return trial
 
@@ -149,14 +157,55 @@ def journal_trials(lines: list[bytes]) -> Iterator[Trial]:
 
 def as_config(data: Mapping[str, Any]) -> Config:
     """A config as searches have it: JSON turned its tuples into lists. Raises ValueError."""
+    if _PLAIN.issuperset(map(type, data.values())):
+        return dict(data)
     try:
-        return {name: _as_value(value) if isinstance(value, list) else value for name, value in data.items()}
+        return {name: _as_value(value) for name, value in data.items()}
     except RecursionError:
         raise ValueError("a config is nested too deeply") from None
 
 
 def _as_value(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a config holds an infinite number")
+    if isinstance(value, dict):
+        return {name: _as_value(inner) for name, inner in value.items()}
     return tuple(map(_as_value, value)) if isinstance(value, list) else value
+
+
+def _trial_text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"a trial has {value!r:.80} for a text")
+    return value
+
+
+def _trial_number(value: Any) -> float:
+    if type(value) not in _NUMERIC or not math.isfinite(value):
+        raise ValueError(f"a trial has {value!r:.80} for a number")
+    return float(value)
+
+
+def _trial_samples(value: Any) -> tuple[float, ...]:
+    if type(value) is not list or not (_NUMERIC.issuperset(map(type, value)) and all(map(math.isfinite, value))):
+        raise ValueError("'samples_ms' of a trial holds something other than numbers")
+    return tuple(map(float, value))
+
+
+def _trial_usage(value: Any) -> dict[str, int]:
+    if not {int}.issuperset(map(type, value.values())):
+        raise ValueError("'usage' of a trial holds something other than whole numbers")
+    return dict(value)
+
+
+_STATUSES = {status.value: status for status in Status}
+_TRIAL: Mapping[str, Callable[[Any], Any]] = {
+    "config": as_config,
+    "status": _STATUSES.__getitem__,
+    "samples_ms": _trial_samples,
+    "usage": _trial_usage,
+    **dict.fromkeys(("reason", "log", "stage"), _trial_text),
+    **dict.fromkeys(("latency_ms", "compile_s", "measure_s", "at_s", "demand"), _trial_number),
+}
 
 
 def _typed(data: Mapping[str, Any], name: str, *kinds: type) -> Any:
@@ -178,6 +227,12 @@ def _date(text: str) -> str:
     if text:
         datetime.fromisoformat(text)
     return text
+
+
+def _family(name: str) -> str:
+    if name and not FINGERPRINT.fullmatch(name):
+        raise ValueError(f"'family' is {name!r:.80}")
+    return name
 
 
 def _strings(data: dict[str, Any]) -> dict[str, str]:

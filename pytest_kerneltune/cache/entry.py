@@ -118,6 +118,12 @@ class Entry:
         """The least latency that the winner was tried at; inf where there is none."""
         return min((t.latency_ms for t in self.trials if t.ok and t.config == self.winner), default=math.inf)
 
+    @property
+    def reach(self) -> tuple[int, bool, float, float]:
+        """How much the largest search covered that was not killed, for comparing: all but the trials of an extent."""
+        covering = (r for r in self.runs if r.finished or r.budget_seconds is not None or r.budget_configs is not None)
+        return max((run.extent[:4] for run in covering), default=(0, False, 0.0, 0.0))
+
     def satisfies(self, effort: Effort, budget: Budget) -> bool:
         """Whether a search at ``effort`` within ``budget`` need not be made, because one of these was no smaller.
 
@@ -143,7 +149,7 @@ def merged(one: Entry, other: Entry) -> Entry:
     if one.fingerprint != other.fingerprint:
         raise ValueError(f"entries of two kernels, {one.fingerprint} and {other.fingerprint}, cannot be merged")
     chosen = max(other, one, key=_weight)
-    runs = sorted([*one.runs, *other.runs], key=lambda run: run.created)
+    runs = sorted(_distinct([*one.runs, *other.runs]), key=lambda run: run.created)
     return replace(chosen, family=chosen.family or one.family or other.family).with_runs(runs)
 
 
@@ -163,12 +169,17 @@ def _weight(entry: Entry) -> tuple[Any, ...]:
 
 
 def _distinct(runs: Iterable[Run]) -> list[Run]:
-    """Each run once: of those of one token the one with the most trials, in the first one's place."""
+    """Each run once, in the first one's place: of one token the most trials, and the most that was said of it.
+
+    Who takes over from a process that lives says that its search was interrupted; that process knows better.
+    """
     found: dict[Any, Run] = {}
     for run in runs:
         key = run.token or json.dumps(_facts(run), sort_keys=True)
-        if key not in found or len(run.trials) > len(found[key].trials):
-            found[key] = run
+        known = found.setdefault(key, run)
+        if known is not run:
+            longest = max(known, run, key=lambda each: (len(each.trials), each.extent))
+            found[key] = replace(max(known, run, key=lambda each: each.extent), trials=longest.trials)
     return list(found.values())
 
 
@@ -176,11 +187,16 @@ def _facts(run: Run) -> list[Any]:
     return [run.algorithm, run.effort, run.seed, run.created, [trial.to_json() for trial in run.trials]]
 
 
+def _one_of(runs: Sequence[Run]) -> Run:
+    """One run for several: it says what the largest of them said, and has all their trials, each once."""
+    trials = {_identity(trial): trial for run in runs for trial in run.trials}
+    return replace(max(runs, key=lambda run: run.extent), created=runs[-1].created, trials=tuple(trials.values()))
+
+
 def _bounded(runs: list[Run]) -> tuple[Run, ...]:
     surplus = len(runs) - _MOST_RUNS
     if surplus > 0:
-        oldest = runs[: surplus + 1]
-        runs = [replace(oldest[-1], trials=tuple(t for run in oldest for t in run.trials)), *runs[surplus + 1 :]]
+        runs = [_one_of(runs[: surplus + 1]), *runs[surplus + 1 :]]
     excess = sum(len(run.trials) for run in runs) - MOST_TRIALS
     kept = []
     for run in runs:

@@ -80,13 +80,15 @@ class Joining:
         if path.exists() and _is_known(path, entry):
             return Change.UNCHANGED
         files.make_directory(path.parent, like=self.directory)
-        with leases.take(path, lambda owner: self._say_waiting(entry, owner), self.wait_s):
+        with leases.take(path, lambda owner: self._say_waiting(entry, owner), self.wait_s) as lease:
             known = self._known(path, entry.fingerprint)
             whole = entry.with_runs(entry.runs) if known is None else united(known, entry)
             if whole == known:
                 return Change.UNCHANGED
-            self._write(path, whole)
-        return Change.ADDED if known is None else Change.EXTENDED
+            if lease.is_held():
+                self._write(path, whole)
+                return Change.ADDED if known is None else Change.EXTENDED
+        return self._joined(entry)  # who was stopped for long has an heir, and what that wrote is not to be lost
 
     def _say_waiting(self, entry: Entry, owner: leases.Owner | None) -> None:
         if self.wait_s:

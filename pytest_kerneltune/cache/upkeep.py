@@ -105,8 +105,8 @@ def _items(folder: Path, now: float) -> list[Item]:
                 continue
             with suppress(OSError):  # removed meanwhile
                 if each.is_file(follow_symlinks=False):
-                    kind = match.lastgroup or ""
-                    known[match["fingerprint"]].append((kind, each.path, each.stat(follow_symlinks=False)))
+                    file = match.lastgroup or "", each.path, each.stat(follow_symlinks=False)
+                    known[match["fingerprint"]].append(file)
     return [_item(folder, fingerprint, own, now) for fingerprint, own in sorted(known.items())]
 
 

@@ -19,9 +19,14 @@ def log_lines(outcomes: Sequence[Outcome]) -> list[Line]:
             lines.append(Line(f"failed configs of {outcome.id}", {"bold": True}))
         for trial in failed:
             config = ", ".join(f"{name}={value}" for name, value in trial["config"].items())
-            lines.append(Line(f"  {config}: {trial['status']}: {trial.get('reason', '')}", {}))
+            lines.append(Line(f"  {_harmless(config)}: {trial['status']}: {_harmless(trial.get('reason', ''))}", {}))
             log = trial.get("log", "").splitlines()
-            lines += [Line(f"    | {text}", {}) for text in log[:_MOST_LINES]]
+            lines += [Line(f"    | {_harmless(text)}", {}) for text in log[:_MOST_LINES]]
             if len(log) > _MOST_LINES:
                 lines.append(Line(f"    | ... {len(log) - _MOST_LINES} more lines (--autotune-json has all)", {}))
     return lines
+
+
+def _harmless(text: str) -> str:
+    """``text`` without what a terminal would obey: a trial may be from somebody else's cache."""
+    return "".join(character if character.isprintable() else " " for character in text)
