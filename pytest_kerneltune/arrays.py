@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 ALIGNED = 16
@@ -14,6 +16,7 @@ CONTENT_LIMIT = 64 * 1024
 """Bytes of an array that are read to tell it from another."""
 
 _CONTENT_ITEMS = 256
+_ADDRESSES = re.compile(r"\bdata_ptr\b|\baddressof\b|\bctypes\.data\b|\bdata\.ptr\b|_interface__\b")
 
 
 def array_layout(value: Any) -> str:
@@ -23,7 +26,7 @@ def array_layout(value: Any) -> str:
     whether it is on a device. Where an allocation begins differs from run to run.
     """
     module = type(value).__module__.partition(".")[0]
-    if hasattr(value, "untyped_storage"):
+    if hasattr(type(value), "untyped_storage"):
         return _tensor_layout(value)
     if module not in ("numpy", "cupy") or not hasattr(value, "strides"):
         return ""
@@ -69,7 +72,7 @@ def contents(value: Any) -> str:
     if type(value) in (list, tuple, dict):
         items = list(value.values()) if isinstance(value, dict) else value
         return " ".join(filter(None, map(contents, items[:_CONTENT_ITEMS])))
-    tensor = hasattr(value, "untyped_storage")
+    tensor = hasattr(type(value), "untyped_storage")
     try:
         if not 0 < value.nbytes <= CONTENT_LIMIT or (tensor and value.device.type != "cpu"):
             return ""
@@ -81,3 +84,9 @@ def contents(value: Any) -> str:
 
 def _torch_bytes(tensor: Any) -> Any:
     return sys.modules[type(tensor.dtype).__module__].uint8
+
+
+@lru_cache(maxsize=128)
+def takes_addresses(text: str) -> bool:
+    """Whether source text asks for addresses, so that large integers in there may differ from run to run."""
+    return _ADDRESSES.search(text) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,25 +21,46 @@ _C_TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_INCLUDED = re.compile(r'^#(include|include_next|import|embed|define \w+) ?["<]([^">\n]+)[">]', re.MULTILINE)
+
 
 def c_source_digest_text(source: str, directory: Path | None) -> str:
-    """C or CUDA source in canonical form, with the quoted includes that are found appended, each once.
+    """C or CUDA source in canonical form, with what it includes and is found appended, each once.
 
-    Includes are looked for beside the file that names them, then in ``directory`` (None: nowhere).
+    Includes are looked for beside the file that names them, then in ``directory`` (None: nowhere). A file that a macro
+    names counts too, since the macro may stand in an include.
     """
     parts = [canonical_c(source)]
     seen: set[Path] = set()
     pending = [(parts[0], directory)]
     while pending and directory is not None:
         text, beside = pending.pop(0)
-        for name in re.findall(r'^#include\s*"([^"\n]+)"', text, re.MULTILINE):
-            found = [p.resolve() for d in (beside, directory) if d is not None and (p := d / name).is_file()]
+        for kind, name in _INCLUDED.findall(text):
+            found = [p.resolve() for d in (beside, directory) if d is not None and _is_file(p := d / name)]
             if found and found[0] not in seen:
                 seen.add(found[0])
-                header = canonical_c(found[0].read_text(encoding="utf-8", errors="replace"))
+                header = _header(found[0], kind)
                 parts += [f"// {name}", header]
                 pending.append((header, found[0].parent))
     return "\n".join(parts)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a macro's text that can be no name: too long, say
+        return False
+
+
+def _header(path: Path, kind: str) -> str:
+    """A header in canonical form, or the digest of data; "" where it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError:  # the compiler says so better
+        return ""
+    if kind == "embed":
+        return hashlib.sha256(data).hexdigest()
+    return canonical_c(data.decode("utf-8", errors="replace"))
 
 
 def canonical_c(text: str) -> str:

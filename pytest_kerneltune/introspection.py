@@ -8,10 +8,14 @@ import linecache
 import sys
 import sysconfig
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
+
+from pytest_kerneltune.errors import UsageError
 
 SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
 SEQUENCES = (list, tuple, set, frozenset)
@@ -38,16 +42,37 @@ def unwrapped(value: Any) -> Any:
         elif issubclass(kind, property | functools.partial):
             inner = value.fget if issubclass(kind, property) else value.func
         else:
-            inner = next((held[k] for held in [_own(value)] for k in _WRAPPED if k in held), None)
+            inner = next((held[k] for held in [own_attributes(value)] for k in _WRAPPED if k in held), None)
         if not callable(inner):
             break
         value = inner
     return value
 
 
+def tried(function: Callable[..., Any], *arguments: Any, otherwise: Any) -> Any:
+    """What ``function`` makes of ``arguments``, where it may run code of the user's; ``otherwise`` where that fails."""
+    try:
+        return function(*arguments)
+    except (KeyboardInterrupt, UsageError):  # what stops a test on purpose is no Exception, and no business of ours
+        raise
+    except BaseException:
+        return otherwise
+
+
 def module_file(module: ModuleType | None) -> str:
     """Its file, or the folder of a package without one; "" for a built-in or invented module."""
-    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+    file = tried(getattr, module, "__file__", None, otherwise=None) or tried(_folder, module, otherwise="")
+    return file if isinstance(file, str) else ""
+
+
+def _folder(module: Any) -> str:
+    return next(iter(getattr(module, "__path__", ())), "")
+
+
+def module_name(module: ModuleType) -> str:
+    """Its name as it stands in its namespace; "" where it has none."""
+    name = own_attributes(module).get("__name__")
+    return name if isinstance(name, str) else ""
 
 
 def is_library(module: str, file: str = "") -> bool:
@@ -55,6 +80,8 @@ def is_library(module: str, file: str = "") -> bool:
     top = module.partition(".")[0]
     if top in _FRAMEWORKS:
         return True
+    if top == "__main__" and (not file or file.startswith("<")):
+        return False  # of a console or a notebook, whichever program of the library's runs it
     if not file or file.startswith("<"):
         file = module_file(sys.modules.get(module)) or module_file(sys.modules.get(top))
     if top == _PACKAGE or not file:
@@ -75,7 +102,7 @@ def _is_library_file(file: str) -> bool:
 
 def defined_in(value: FunctionType | type) -> tuple[str, str]:
     """The module and file of a function or class, as ``is_library`` takes them."""
-    if isinstance(value, FunctionType):  # its __module__ may be that of a function it wraps
+    if type(value) is FunctionType:  # its __module__ may be that of a function it wraps
         return str(value.__globals__.get("__name__", "")), value.__code__.co_filename
     return str(value.__module__), ""
 
@@ -97,7 +124,14 @@ def file_text(file: str, scope: dict[str, Any]) -> str:
 
 
 def module_text(module: ModuleType | None) -> str:
-    return file_text(file, vars(module)) if module is not None and (file := getattr(module, "__file__", None)) else ""
+    return file_text(file, own_attributes(module)) if module is not None and (file := module_file(module)) else ""
+
+
+def data_attributes(thing: type | FunctionType) -> dict[str, Any]:
+    """What a class or function holds besides code, private names left out; an Enum's members by value."""
+    if issubclass(type(thing), type) and issubclass(thing, Enum):  # type: ignore[arg-type]
+        return {name: member._value_ for name, member in thing._member_map_.items()}  # type: ignore[union-attr]
+    return {n: v for n, v in vars(thing).items() if n[:1] != "_" and not hasattr(type(v), "__get__")}
 
 
 def closure(function: FunctionType) -> dict[str, Any]:
@@ -119,7 +153,7 @@ def function_scope(function: FunctionType) -> ChainMap[str, Any]:
 
 def class_methods(cls: type) -> list[FunctionType]:
     """The methods written in the class's own body, those that a decorator generated left out."""
-    found = [unwrapped(member) for member in vars(cls).values()]
+    found = [unwrapped(member) for member in tuple(vars(cls).values())]
     prefix = f"{cls.__qualname__}."
     return [
         f
@@ -142,8 +176,12 @@ def is_fixture_request(value: Any) -> bool:
 
 
 def attributes(value: object) -> dict[str, Any]:
-    """The attributes of an object, of its slots too, by sorted name; its class's own code is not run for it."""
-    found = dict(_own(value))
+    """The attributes of an object, of its slots too, by sorted name; its class's own code is not run for it.
+
+    Without what ``functools.cached_property`` keeps there, which depends on what was asked for so far.
+    """
+    kept = {name for cls in type(value).__mro__ for name, held in vars(cls).items() if type(held) is cached_property}
+    found = {name: held for name, held in own_attributes(value).items() if name not in kept}
     for cls in type(value).__mro__:
         for name in _slots(cls):
             mangled = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") and name[-2:] != "__" else name
@@ -154,7 +192,7 @@ def attributes(value: object) -> dict[str, Any]:
     return {name: found[name] for name in sorted(found, key=str)}
 
 
-def _own(value: object) -> dict[str, Any]:
+def own_attributes(value: object) -> dict[str, Any]:
     """What ``vars`` gives, without asking a ``__getattribute__`` of the user's; empty where there is nothing."""
     try:
         found = object.__getattribute__(value, "__dict__")
@@ -181,25 +219,34 @@ def library_name(value: object) -> str:
     return f"library {getattr(named, '__module__', None) or ''}.{name}"
 
 
+def is_named(value: Any) -> bool:
+    """Whether a function or class of somebody else's is what its qualified name stands for."""
+    held = sys.modules.get(str(getattr(value, "__module__", "")))
+    for name in value.__qualname__.split("."):
+        held = vars(held).get(name) if held is not None and hasattr(held, "__dict__") else None
+    return held is value
+
+
 def described(value: Any) -> str:
     """An array by type, dtype and shape, a dtype or device by name; "" for everything else.
 
     A device's index is left out: a second GPU of one kind is the same device.
     """
+    return str(tried(_described, value, otherwise=""))
+
+
+def _described(value: Any) -> str:
     kind = type(value).__name__
     foreign = is_library(*defined_in(type(value)))
     if foreign and kind.lower().endswith("dtype"):
         return str(value)
     if foreign and kind == "device":
         return f"device {str(value).partition(':')[0]}"
-    try:
-        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-        if isinstance(value, type) or shape is None or dtype is None:
-            return ""
-        named = str(dtype) if is_library(*defined_in(type(dtype))) else type(dtype).__qualname__
-        return f"{named} {value.item()!r}" if is_numeric(value) else f"{named} {kind} of shape {tuple(map(int, shape))}"
-    except Exception:  # somebody's property; whatever it raises, this is no array
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(value, type) or shape is None or not issubclass(type(shape), tuple) or dtype is None:
         return ""
+    named = str(dtype) if is_library(*defined_in(type(dtype))) else type(dtype).__qualname__
+    return f"{named} {value.item()!r}" if is_numeric(value) else f"{named} {kind} of shape {tuple(map(int, shape))}"
 
 
 def is_numeric(value: Any) -> bool:

@@ -11,18 +11,20 @@ import ast
 import importlib.util
 import re
 import sys
+from collections import ChainMap, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from pytest_kerneltune.introspection import file_text
-from pytest_kerneltune.syntax import parsed
+from pytest_kerneltune.introspection import attributes, file_text, own_attributes, unwrapped
+from pytest_kerneltune.syntax import Dotted, References, parsed
 
 _READS_FILES = re.compile(r"(load|from|read|genfrom|memmap|open)")
 """Beginnings of the names of functions that read what is not in the source."""
 _REEXPORTS = 20
+_CONTAINERS = (dict, list, set, deque, bytearray)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -61,10 +63,58 @@ def _origin(namespace: dict[str, Any], name: str, steps: int) -> Origin | None:
                     return found
     if not statements:
         return None
+    return Origin(name, namespace, text, *_function_of(statements))
+
+
+@lru_cache(maxsize=1024)
+def _function_of(statements: tuple[ast.stmt, ...]) -> tuple[ast.FunctionDef, bool]:
+    """A function with ``statements`` as its body, and whether one reads a file."""
     node = ast.parse("def made(): pass").body[0]
     assert isinstance(node, ast.FunctionDef)
     node.body = list(statements)
-    return Origin(name, namespace, text, node, any(map(_reads_file, statements)))
+    return node, any(map(_reads_file, statements))
+
+
+def namespace(scope: ChainMap[str, Any], name: str) -> dict[str, Any] | None:
+    """The namespace of the module in which ``name`` is found; None for a closure's variables and Python's own."""
+    holder = next((m for m in scope.maps if name in m), {})
+    if not isinstance(holder, dict) or "__name__" not in holder or holder["__name__"] == "builtins":
+        return None
+    return holder
+
+
+def changes(names: References, scope: ChainMap[str, Any], is_kernel: bool) -> set[tuple[int, str]]:
+    """What code changes outside itself as it runs, so that it differs from run to run wherever it is read.
+
+    As (id of the module's namespace, object, class or function, name) where it sets that, (id, "") for a container that
+    it both looks up and fills, or that the kernel itself fills: what others only fill is more likely a register.
+    What decorators change, they change while modules are imported (``applied``).
+    """
+    spaces = [(namespace(scope, name), name) for name in names.assigned]
+    found = {(id(space), name) for space, name in spaces if space is not None}
+    for path in names.stored:
+        holder = _held(path[:-1], scope)
+        is_module = issubclass(type(holder), ModuleType)
+        found.add((id(own_attributes(holder) if is_module else holder), path[-1]))
+    filled = [_held(path, scope) for path in (names.filled if is_kernel else names.memos)]
+    return found | {(id(value), "") for value in filled if issubclass(type(value), _CONTAINERS)}
+
+
+def applied(names: References, scope: ChainMap[str, Any]) -> set[int]:
+    """The ids of the functions and classes that decorators are, or that hold them as attributes."""
+    held = [_held(path[:n], scope) for path in names.decorators for n in range(1, len(path) + 1)]
+    return {id(code) for value in held for code in (unwrapped(value), type(value))}
+
+
+def _held(path: Dotted, scope: ChainMap[str, Any]) -> Any:
+    """What a dotted name stands for, as far as no code of the user's has to run to say so; None for others."""
+    value = scope.get(path[0])
+    for name in path[1:]:
+        if issubclass(type(value), type):
+            value = type.__getattribute__(value, "__dict__").get(name)
+        else:
+            value = attributes(value).get(name)
+    return value
 
 
 def _imported(statement: ast.ImportFrom, namespace: dict[str, Any]) -> ModuleType | None:

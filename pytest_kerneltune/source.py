@@ -17,7 +17,14 @@ A kernel's fingerprint takes three more (``kernel_digest``):
 5. An array counts with its layout; a container with every item; a path, a pattern and the like by value; the user's own
    subclass of a plain type with its methods.
 6. What differs between two machines of a kind, or two runs, does not count: a device's number, a path of a temporary
-   file, an address (a large integer in a file that asks for addresses).
+   file, where the user's home and installed packages are, an address (a large integer in a file that asks for
+   addresses).
+7. Nor does what the kernel's code changes as it runs, wherever it is read: a module's variable or an attribute that it
+   sets, a container that one function both looks up and fills (a memo) or that the kernel itself fills. That counts by
+   how the module makes it. What decorators change (a register) is there before, and counts as it is. What an object
+   keeps in itself counts, except cached properties: a builder's methods and a counter's look alike.
+8. A class counts with the values that its variables have, an Enum with its members', a function with its attributes, a
+   module in a container with all its functions, a network of torch's with its layers.
 """
 
 from __future__ import annotations

@@ -22,6 +22,24 @@ Dotted: TypeAlias = tuple[str, ...]
 
 _NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _LAYOUT = frozenset({"ctx", "kind", "type_comment"})
+_FILLS = frozenset(
+    (
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "discard",
+        "extend",
+        "insert",
+        "pop",
+        "popitem",
+        "popleft",
+        "remove",
+        "update",
+    )
+)
+_LOOKS_UP = frozenset(("get",))
+_DOES_BOTH = frozenset(("setdefault",))
 
 
 class Definition(NamedTuple):
@@ -48,12 +66,18 @@ class References(NamedTuple):
     """What a definition takes from outside itself.
 
     ``paths`` are sorted; ``assigned`` are names outside that it rebinds (``global``, ``nonlocal``), which are state
-    rather than constants; ``imports`` maps the names that its own import statements bind.
+    rather than constants; ``imports`` maps the names that its own import statements bind. ``stored`` are the attributes
+    of what is outside that it sets, ``filled`` the containers that it changes, ``memos`` those that it looks up, too;
+    ``decorators`` are those of what it defines.
     """
 
     paths: tuple[Dotted, ...]
     assigned: frozenset[str]
     imports: dict[str, Import]
+    stored: frozenset[Dotted] = frozenset()
+    filled: frozenset[Dotted] = frozenset()
+    memos: frozenset[Dotted] = frozenset()
+    decorators: frozenset[Dotted] = frozenset()
 
 
 @lru_cache(maxsize=128)
@@ -94,7 +118,7 @@ def find_function(text: str, code: CodeType) -> Node | None:
     ]
     if code.co_name == "<lambda>" and len(found) > 1:
         found = _by_position(found, code)
-    alike = len(found) == 1 or len({canonical(node) for node in found}) == 1
+    alike = len(found) == 1 or len({form(node) for node in found}) == 1
     return found[0] if alike else None
 
 
@@ -133,16 +157,46 @@ def _span(node: ast.expr) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
+@lru_cache(maxsize=4096)
+def form(definition: ast.AST) -> str:
+    """``canonical`` of a definition that is asked for again."""
+    return canonical(definition)
+
+
 def canonical(node: Any) -> str:
     """A syntax tree as text, equal for code that differs in layout, comments and docstrings only."""
     if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some with an empty string
         return f"JoinedStr({canonical([v for v in node.values if getattr(v, 'value', None) != ''])})"
     if isinstance(node, ast.AST):
         fields = ((n, v) for n, v in ast.iter_fields(node) if n not in _LAYOUT and v is not None and v != [])
-        return f"{type(node).__name__}({', '.join(f'{n}={canonical(v)}' for n, v in fields)})"
+        return f"{type(node).__name__}({', '.join(f'{n}={canonical(_undressed(v))}' for n, v in fields)})"
     if isinstance(node, list):
         return f"[{', '.join(canonical(item) for item in node if not _is_docstring(item))}]"
     return ascii(node)
+
+
+def _undressed(value: Any) -> Any:
+    """A list of statements or targets without what a formatter may change: the order of imports, ``del (a, b)``."""
+    if not isinstance(value, list):
+        return value
+    if len(value) == 1 and isinstance(value[0], ast.Tuple) and isinstance(value[0].ctx, ast.Del):
+        return value[0].elts
+    imports: list[ast.stmt] = []
+    ordered: list[Any] = []
+    for node in value:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports += _single(node)
+        else:
+            ordered += [*sorted(imports, key=canonical), node]
+            imports = []
+    return [*ordered, *sorted(imports, key=canonical)]
+
+
+def _single(node: ast.Import | ast.ImportFrom) -> list[ast.stmt]:
+    """``import a, b`` as two statements."""
+    if isinstance(node, ast.Import):
+        return [ast.Import([alias]) for alias in node.names]
+    return [ast.ImportFrom(node.module, [alias], node.level) for alias in node.names]
 
 
 def _is_docstring(node: Any) -> bool:
@@ -163,7 +217,17 @@ def references(node: Node) -> References:
     free, assigned = _free_names(node)
     imports = _imports(node)
     paths = {path for path in _paths(node) if path[0] in free or path[0] in imports}
-    return References(tuple(sorted(paths)), frozenset(assigned), imports)
+    bodies = [n for n in node.body if isinstance(n, _NODES)] if isinstance(node, ast.ClassDef) else [node]
+    changes = [[{p for p in found if p[0] in free} for found in _changes(body)] for body in bodies]
+    stored, filled, memos = (frozenset[Dotted]().union(*(change[i] for change in changes)) for i in range(3))
+    return References(
+        tuple(sorted(paths)), frozenset(assigned), imports, stored, filled, memos, decorators=_decorators(node)
+    )
+
+
+def _decorators(node: Node) -> frozenset[Dotted]:
+    used = [d for n in ast.walk(node) for d in getattr(n, "decorator_list", ())]
+    return frozenset(_dotted(d.func if isinstance(d, ast.Call) else d) for d in used) - {()}
 
 
 def _free_names(node: Node) -> tuple[set[str], set[str]]:
@@ -189,13 +253,36 @@ def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
 def _paths(node: Node) -> Iterator[Dotted]:
     inner = {id(n.value) for n in ast.walk(node) if isinstance(n, ast.Attribute)}
     for outer in ast.walk(node):
-        attributes: list[str] = []
-        at: ast.AST = outer
-        while isinstance(at, ast.Attribute):
-            attributes.append(at.attr)
-            at = at.value
-        if isinstance(at, ast.Name) and id(outer) not in inner:
-            yield (at.id, *reversed(attributes))
+        if id(outer) not in inner and (path := _dotted(outer)):
+            yield path
+
+
+def _changes(node: Node) -> tuple[set[Dotted], set[Dotted], set[Dotted]]:
+    """The attributes that it sets, the containers that it changes, and those of them that it looks up as well."""
+    stored: set[Dotted] = set()
+    filled: set[Dotted] = set()
+    read: set[Dotted] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Subscript):
+            (read if isinstance(part.ctx, ast.Load) else filled).add(_dotted(part.value))
+        elif isinstance(part, ast.Attribute) and not isinstance(part.ctx, ast.Load):
+            stored.add(_dotted(part))
+        elif isinstance(part, ast.AugAssign) and isinstance(part.target, ast.Subscript):
+            read.add(_dotted(part.target.value))
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
+            where, method = _dotted(part.func.value), part.func.attr
+            filled |= {where} if method in _FILLS | _DOES_BOTH else set()
+            read |= {where} if method in _LOOKS_UP | _DOES_BOTH else set()
+    return stored - {()}, filled - {()}, (filled & read) - {()}
+
+
+def _dotted(node: ast.AST) -> Dotted:
+    """The dotted name that an expression is; () for any other."""
+    attributes: list[str] = []
+    while isinstance(node, ast.Attribute):
+        attributes.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(attributes)) if isinstance(node, ast.Name) else ()
 
 
 def _imports(node: Node) -> dict[str, Import]:

@@ -10,6 +10,7 @@ import copyreg
 import functools
 import hashlib
 import re
+import sysconfig
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,9 +31,12 @@ from pytest_kerneltune.introspection import (
     described,
     is_fixture_request,
     is_library,
+    is_named,
     is_numeric,
     library_name,
     module_file,
+    module_name,
+    tried,
     unwrapped,
 )
 
@@ -42,12 +46,15 @@ MISSING = object()
 _ITEM_LIMIT = 256  # items of a container spelled out one by one
 _NESTED_LIMIT = 16  # items of a container inside another, past which it is a unit of its own
 _DEPTH_LIMIT = 8
+_MANY_BITS = 2048
 _ADDRESS = 2**32  # what is below is no address of an allocation
 _DEVICE = re.compile(r"(cuda|hip|xpu|cpu):\d+")
 _PLAIN_VALUES = frozenset(
     ("_collections", "_operator", "array", "collections", "datetime", "decimal", "fractions", "operator", "re")
 )
 """Modules of the standard library whose objects are values, which ``__reduce_ex__`` takes apart."""
+_NETWORK = "torch.nn.modules.module"
+_NETWORK_PARTS = frozenset(("_buffers", "_modules", "_parameters"))
 _PROJECT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg", "pytest.ini", "tox.ini")
 
 
@@ -67,14 +74,24 @@ class Values:
 
     def __init__(self, refer: Callable[[Any], str], is_own: Callable[[str, str], bool], thorough: bool) -> None:
         self._refer, self._is_own, self._thorough = refer, is_own, thorough
+        self._elsewhere = _elsewhere() if thorough else ()
         self.hidden = 0
+        self.changed: set[tuple[int, str]] = set()
+        """What the kernel itself changes: (id of the holder, name) of a variable, (id, "") of a container."""
         self.folder = ""
         self.takes_addresses = False
         """Whether large integers of the file at hand may be addresses, which differ from process to process."""
 
     def token(self, value: Any, depth: int = 0) -> str:
+        """``value`` in words; those of its type where something of the user's fails that had to be asked."""
         if type(value) is Token:
             return value
+        before = self.hidden
+        words = tried(self._token, value, depth, otherwise="")
+        self.hidden = self.hidden if words else before + 1
+        return words or f"unreadable {type.__getattribute__(type(value), '__qualname__')}"
+
+    def _token(self, value: Any, depth: int) -> str:
         if value is None or value is ... or value is MISSING:
             return "unbound" if value is MISSING else str(value)
         kind = type(value)
@@ -89,6 +106,11 @@ class Values:
     def _scalar(self, value: Any, scalar: Any) -> str:
         if scalar is str:
             return f"{type(value).__qualname__} {self._portable(str.__str__(value))!a}"
+        if scalar is bytes and self._thorough:
+            text = self._portable(bytes.decode(value, "latin-1"))
+            return f"{type(value).__qualname__} {text.encode('latin-1')!a}"
+        if scalar is int and int.bit_length(value) > _MANY_BITS:
+            return f"{type(value).__qualname__} {int.__format__(value, 'x')}"  # Python limits the decimal digits
         if self._thorough and self.takes_addresses and scalar is int and int.__ge__(value, _ADDRESS):
             return "int that may be an address"
         return f"{type(value).__qualname__} {scalar.__repr__(value)}"
@@ -96,10 +118,11 @@ class Values:
     def _portable(self, text: str) -> str:
         """Without what differs between checkouts, runs and the devices of a machine.
 
-        That is the path of the unit's file in a constant made from ``__file__``, that of the directory of temporary
-        files with all that has a name of its own in there, and the number of a device.
+        That is the path of the unit's file in a constant made from ``__file__``, where packages are installed, the
+        user's home, the directory of temporary files with all that has a name of its own in there, and the number of a
+        device.
         """
-        places = folders(self.folder)
+        places = (*folders(self.folder), *self._elsewhere)
         for folder, name in places:
             if text == folder or text.startswith(f"{folder}/"):
                 return name + text[len(folder) :]
@@ -128,6 +151,9 @@ class Values:
         return kept + (f" of {self._refer(kind)}" if class_methods(kind) else "")
 
     def _container(self, value: Any, base: Any, depth: int) -> str:
+        if (id(value), "") in self.changed:
+            self.hidden += 1
+            return f"{type(value).__qualname__} that changes"
         size = base.__len__(value)
         kind = f"{type(value).__qualname__} of {size}"
         if depth > _DEPTH_LIMIT or (self._thorough and depth and size > _NESTED_LIMIT):
@@ -149,7 +175,7 @@ class Values:
         return f"tuple of 2 [{self.token(key, depth + 1)}, {self.token(value, depth + 1)}]"
 
     def _pairs(self, values: Mapping[str, Any], depth: int) -> str:
-        pairs = [self._pair(name, values[name], depth) for name in sorted(values)]
+        pairs = [self._pair(name, values[name], depth) for name in sorted(values, key=str)]
         return f"dict of {len(pairs)} [{', '.join(pairs)}]"
 
     def _unit(self, value: Any, kind: str) -> str:
@@ -160,8 +186,10 @@ class Values:
     def _unordered(self, value: Any, base: Any, depth: int) -> list[str]:
         """The items of a set, which has no order of its own: to number units as they come would make one up."""
         items = list(base.__iter__(value))
-        if not self._thorough or all(issubclass(type(v), SCALARS) for v in items):
+        if not self._thorough:
             return sorted(ascii(v) if type(v) in SCALARS else type(v).__qualname__ for v in items)
+        if all(type(v) in SCALARS for v in items):
+            return sorted(map(self.token, items))
         return [self.token(item, depth + 1) for item in sorted(items, key=_rank)]
 
     def _rest(self, items: Sequence[Any]) -> str:
@@ -177,8 +205,8 @@ class Values:
     def _code(self, value: Any, depth: int) -> str:
         kind = type(value)
         if issubclass(kind, ModuleType):
-            own = self._is_own(value.__name__, module_file(value))
-            return self._refer(value) if own else f"library {value.__name__}"
+            name = module_name(value)
+            return self._refer(value) if self._is_own(name, module_file(value)) else f"library {name}"
         if kind is MethodType:
             return f"method {self.token(value.__func__)} of {self.token(value.__self__, depth + 1)}"
         if kind is BuiltinFunctionType and not issubclass(type(value.__self__), ModuleType | None):
@@ -191,7 +219,9 @@ class Values:
             return self._refer(value)
         inner = unwrapped(value)
         if inner is value:
+            self.hidden += not is_named(value)
             return library_name(value)
+        self.hidden += 1
         others = vars(value).get("registry") if self._thorough else None  # of functools.singledispatch
         return f"wrapper of {self.token(inner, depth + 1)}" + (f" or {self.token(others, depth + 1)}" if others else "")
 
@@ -212,7 +242,7 @@ class Values:
         if kind is slice:
             return f"slice {', '.join(self.token(v, depth + 1) for v in (value.start, value.stop, value.step))}"
         if kind is SimpleNamespace:
-            return self.token(vars(value), depth + 1)
+            return self.token({n: v for n, v in vars(value).items() if (id(value), n) not in self.changed}, depth + 1)
         if is_fixture_request(value):
             return f"request {self.token(getattr(value, 'param', None), depth + 1)}"
         if kind.__name__ == "constexpr":
@@ -243,9 +273,15 @@ class Values:
         inner = unwrapped(value)
         words = described(value)
         if not words and inner is not value:
+            self.hidden += 1  # how it was wrapped: with options of a compiler's, say
             return f"{type(value).__qualname__} of {self.token(inner, depth + 1)}"
         if not is_numeric(value) and not isinstance(getattr(value, "__name__", None), str):
             self.hidden += 1
+        if self._thorough and any(c.__name__ == "Module" and c.__module__ == _NETWORK for c in type(value).__mro__):
+            if depth:
+                return self._unit(value, "network")
+            held = {n: v for n, v in attributes(value).items() if n[:1] != "_" or n in _NETWORK_PARTS}
+            return f"{library_name(type(value))} {self._pairs(held, depth + 1)}"
         return (words + (array_layout(value) if self._thorough else "")) or library_name(value)
 
 
@@ -262,6 +298,13 @@ def _rank(item: Any) -> tuple[str, str, int]:
     inner = unwrapped(item)
     line = inner.__code__.co_firstlineno if isinstance(inner, FunctionType) else 0
     return kind.__qualname__, str(getattr(inner, "__qualname__", "")), line
+
+
+def _elsewhere() -> tuple[tuple[str, str], ...]:
+    """Directories that are elsewhere on another machine, each with what stands for it."""
+    packages = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    home = str(tried(Path.home, otherwise="/"))
+    return (*((path, "(packages)") for path in sorted(packages)), *([(home, "~")] if home != "/" else []))
 
 
 @functools.lru_cache(maxsize=512)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -117,6 +118,59 @@ def kernel(x, tile=BLOCK):
 ''',
     "table.txt": "1.5 2.5\n",
 }
+STATEFUL = """\
+import functools, importlib, os
+from types import SimpleNamespace
+import parts, registered
+MEMO, LOG, STATS = {}, [], SimpleNamespace(calls=0)
+LAZY = None
+class Sizes:
+    tile = int(os.environ.get("A_TILE", "16"))
+    runs = 0
+    @functools.cached_property
+    def table(self):
+        return [self.tile] * 2
+SIZES = Sizes()
+def table():
+    global LAZY
+    LAZY = LAZY or [1, 2]
+    return LAZY
+def memo(x):
+    if x not in MEMO:
+        MEMO[x] = lambda: x
+    return MEMO[x]
+def options():
+    return options.level
+options.level = 2
+def base(x):
+    return x
+compiled = functools.lru_cache(maxsize=8)(base)
+IMPLEMENTATIONS = {"parts": parts}
+def kernel(x):
+    LOG.append(x)
+    STATS.calls += 1
+    Sizes.runs += 1
+    memo(x), table(), SIZES.table, options(), Sizes.tile, Sizes.runs, compiled(x), (LAZY or [0])[0]
+    return registered.STEPS["step"](x) + IMPLEMENTATIONS["parts"].part(x) + len(MEMO) + len(LOG) + STATS.calls
+"""
+STATEFUL_PROJECT = {
+    "kern.py": STATEFUL,
+    "registered.py": """\
+STEPS = {}
+def register(name):
+    def decorate(function):
+        if STEPS.get(name):
+            raise ValueError(name)
+        STEPS[name] = function
+        return function
+    return decorate
+@register("step")
+def step(x):
+    return x + 1
+""",
+    "parts.py": "from inner import scale\ndef part(x):\n    return scale(x)\n",
+    "inner.py": "def scale(x):\n    return x * 5\n",
+}
 Load = Callable[..., Any]
 
 
@@ -124,10 +178,10 @@ Load = Callable[..., Any]
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Imports the project, ``edits`` of (file, old, new) made, from a folder of its own; gives its module ``kern``."""
     numbers = itertools.count()
-    names = ("kern", "near", "deep")
+    names = ("kern", "near", "deep", "registered", "parts", "inner")
 
-    def load(*edits: tuple[str, str, str], folder: str = "") -> Any:
-        files = dict(PROJECT)
+    def load(*edits: tuple[str, str, str], folder: str = "", project_files: dict[str, str] = PROJECT) -> Any:
+        files = dict(project_files)
         for file, old, new in edits:
             assert old in files[file], old
             files[file] = files[file].replace(old, new)
@@ -208,6 +262,116 @@ def test_another_spelling_place_or_content_of_a_buffer_is_the_same_kernel(load: 
     assert kernel_digest([used.kernel]) == first
     used.near.OUT = np.empty(17)
     assert kernel_digest([used.kernel]) != first
+
+
+def test_what_a_kernel_changes_as_it_runs_does_not_count(load: Load) -> None:
+    used = load(project_files=STATEFUL_PROJECT)
+    first = kernel_digest([used.kernel])
+    used.kernel(3)
+    assert kernel_digest([used.kernel]) == first
+    assert (used.STATS.calls, len(used.MEMO), used.LAZY) == (1, 1, [1, 2])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("registered.py", "x + 1", "x + 2"),
+        ("inner.py", "x * 5", "x * 6"),
+        ("kern.py", "options.level = 2", "options.level = 3"),
+        ("kern.py", "maxsize=8", "maxsize=9"),
+        ("kern.py", "LAZY or [1, 2]", "LAZY or [1, 3]"),
+        ("kern.py", "MEMO[x] = lambda: x", "MEMO[x] = lambda: -x"),
+        ("kern.py", "STATS.calls += 1", "STATS.calls += 2"),
+        ("kern.py", "SIZES = Sizes()", "SIZES = Sizes()\nSizes.tile *= 2"),
+    ],
+)
+def test_edits_beside_what_a_kernel_changes_count(load: Load, edit: tuple[str, str, str]) -> None:
+    digests = [kernel_digest([load(*e, project_files=STATEFUL_PROJECT).kernel]) for e in ((), (edit,))]
+    assert digests[0] != digests[1]
+
+
+def test_what_a_classs_body_reads_from_the_environment_counts(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kernel_digest([load(project_files=STATEFUL_PROJECT).kernel])
+    monkeypatch.setenv("A_TILE", "32")
+    assert kernel_digest([load(project_files=STATEFUL_PROJECT).kernel]) != first
+
+
+def test_a_formatters_order_of_imports_does_not_count(load: Load) -> None:
+    text = "def kernel(x):\n    import os, math\n    from near import part, scaled\n    del (x, y)\n"
+    text += "    return os, math, part\n"
+    sorted_text = (
+        "def kernel(x):\n    import math\n    import os\n    from near import scaled, part\n    del x, y\n"
+        "    return os, math, part\n"
+    )
+    found = {kernel_digest([load(project_files={**PROJECT, "kern.py": one}).kernel]) for one in (text, sorted_text)}
+    assert len(found) == 1
+
+
+def test_where_a_machine_keeps_homes_and_packages_does_not_count(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from pathlib import Path\nimport os, sysconfig\nHERE = os.path.dirname(__file__)\n"
+    text += "PLACES = {HERE + '/a', HERE + '/b'}, HERE.encode(), Path.home() / 'x', sysconfig.get_path('purelib')\n"
+    text += "FLAG = f'-I{PLACES[-1]}/numpy'\ndef kernel(x):\n    return PLACES, FLAG\n"
+    first = kernel_digest([load(project_files={"kern.py": text}).kernel])
+    monkeypatch.setenv("HOME", "/home/another")
+    here = sysconfig.get_path
+    elsewhere = ("purelib", "platlib")
+    monkeypatch.setattr(
+        sysconfig, "get_path", lambda name: here(name).replace("/lib/", "/another/" if name in elsewhere else "/lib/")
+    )
+    assert kernel_digest([load(project_files={"kern.py": text}).kernel]) == first
+
+
+TRAPS = """\
+import types, unittest.mock, weakref
+class Any: pass
+gone = weakref.proxy(Any())
+class Lying(type):
+    def __getattribute__(cls, name): raise RuntimeError(name)
+    def __hash__(cls): raise RuntimeError
+class Trap(metaclass=Lying): pass
+class Stops:
+    @property
+    def shape(self): raise SystemExit
+class Module(types.ModuleType):
+    def __getattribute__(self, name): raise RuntimeError(name)
+module, nameless, stops, mock = Module("m"), types.ModuleType("n"), Stops(), unittest.mock.MagicMock()
+del nameless.__name__
+trap = Trap()
+NUMBER = 10**6000
+import lazy
+def kernel(x):
+    import skips
+    return gone, Trap, trap, module.a, nameless.b, stops, mock.c, NUMBER, lazy.thing, skips.that
+"""
+
+
+def test_nothing_of_the_users_raises_through_a_digest(load: Load) -> None:
+    files = {
+        "kern.py": TRAPS,
+        "lazy.py": "def __getattr__(name):\n    raise ImportError(name)\n",
+        "skips.py": "import pytest\npytest.skip('no', allow_module_level=True)\n",
+    }
+    first = kernel_digest([load(project_files=files).kernel])
+    assert kernel_digest([load(project_files=files).kernel]) == first
+    assert kernel_digest([load(("kern.py", "10**6000", "10**6001"), project_files=files).kernel]) != first
+
+
+def test_code_of_a_notebook_counts_whichever_program_runs_it() -> None:
+    def kernel_of(text: str) -> Any:
+        namespace: dict[str, Any] = {"__name__": "__main__"}
+        exec(text, namespace)
+        return namespace["kernel"]
+
+    text = "SIZE = 3\nclass Cell:\n    size = 4\ndef kernel():\n    return SIZE, Cell"
+    digests = {kernel_digest([kernel_of(text.replace(*edit))]) for edit in (("", ""), ("3", "5"), ("4", "6"))}
+    assert len(digests) == 3
+
+
+def test_networks_count_by_their_layers() -> None:
+    nn = pytest.importorskip("torch").nn
+    made = [nn.Sequential(nn.Linear(3, 4), act()) for act in (nn.ReLU, nn.ReLU, nn.GELU)]
+    digests = [digest_of(network) for network in made]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_method_put_into_a_class_counts(load: Load) -> None:

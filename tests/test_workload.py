@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,33 @@ def test_local_headers_of_a_c_file_count(tmp_path: Path) -> None:
     assert fingerprint("c", 2) != fingerprint("d", 1)
 
 
+@pytest.mark.parametrize(
+    ("source", "flags"),
+    [
+        ("#include <size.h>\n", ()),
+        ('#include "outer.h"\n', ()),
+        ('#define WHICH "size.h"\n#include WHICH\n', ()),
+        ("#define WHICH <size.h>\n#include WHICH\n", ()),
+        ('char data[] = {\n#embed "size.h"\n};\n', ()),
+        ("", ("-include", "FOLDER/size.h", "-LFOLDER", "-Wl,-rpath,FOLDER")),
+    ],
+)
+def test_whatever_way_a_file_is_read_by_a_compiler_it_counts(
+    tmp_path: Path, source: str, flags: tuple[str, ...]
+) -> None:
+    def fingerprint(folder: str, size: int) -> str:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "size.h").write_text(f"#define SIZE {size}\n")
+        (tmp_path / folder / "outer.h").write_text("#include <size.h>\n")
+        path = tmp_path / folder / "twice.c"
+        path.write_text(source + "void twice(float *x, long n) {}\n")
+        given = [flag.replace("FOLDER", str(tmp_path / folder)) for flag in flags]
+        return workload(kernel=c_kernel(path, flags=given)).fingerprint
+
+    assert fingerprint("a", 1) == fingerprint("b", 1)
+    assert fingerprint("c", 2) != fingerprint("d", 1)
+
+
 def test_headers_in_a_compilers_directories_count_and_the_directories_do_not(tmp_path: Path) -> None:
     def fingerprint(folder: str, size: int, *flags: str) -> str:
         include = tmp_path / folder / "include"
@@ -189,6 +217,33 @@ def test_an_array_that_is_passed_twice_makes_another_kernel() -> None:
     x, y = np.ones(8, np.float32), np.ones(8, np.float32)
     made = [CKernel(SOURCE, "twice", args, output=x) for args in ((x, y, 8), (x, x, 8))]
     assert workload(kernel=made[0]).fingerprint != workload(kernel=made[1]).fingerprint
+
+
+class Unwilling:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@dataclass
+class Both:
+    tensor: Any
+    count: int = 1
+
+
+def test_arguments_in_words_are_the_same_in_every_process() -> None:
+    torch = pytest.importorskip("torch")
+    from pytest_kerneltune.backends.tensor_arguments import described, functions_in
+
+    assert described(Both(torch.zeros(4))) == described(Both(torch.ones(4))) != described(Both(torch.zeros(5)))
+    assert described({"b", "a"}) == "set {str a, str b}"
+    assert described(torch.device("cuda:1")) == described(torch.device("cuda:0"))
+    assert described(partial(small, 1)) == "partial function small (int 1) {}"
+    assert functions_in([partial(small, 1)]) == (small,)
+    assert described(Unwilling()) == "Unwilling that cannot be described"
+    assert "Tensor" in described(torch.zeros(4).to_sparse())
 
 
 def test_a_toolchain_is_that_of_the_kind_of_kernel(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import Build, CompileTask, Description
 from pytest_kerneltune.backends.c_program import RETURNS, CProgram, bind, describe_argument, is_array
 from pytest_kerneltune.backends.headers import find_headers
-from pytest_kerneltune.csource import canonical_c
+from pytest_kerneltune.csource import c_source_digest_text, canonical_c
 from pytest_kerneltune.errors import KernelError, UsageError
 from pytest_kerneltune.trial import Clock, Config
 
@@ -30,6 +30,8 @@ DEFAULT_FLAGS = ("-O3", "-march=native")
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SUFFIXES = (".c", ".h", ".cc", ".cpp")
 _DIRECTORY_OPTIONS = ("-I", "-iquote", "-isystem", "-idirafter")
+_FILE_OPTIONS = ("-include", "-imacros")
+_LINKER_OPTIONS = ("-L", "-Wl,-rpath,", "-Wl,-rpath=")
 _OUTPUT_LIMIT = 1 << 20
 
 
@@ -193,8 +195,25 @@ def _without_directories(flags: Sequence[str]) -> tuple[list[str], list[Path]]:
             folders.append(Path(flag))
             kept.append("...")
         else:
-            kept.append(flag)
+            kept.append(_without_path(flag))
     return kept, folders
+
+
+def _without_path(flag: str) -> str:
+    """A flag that names a file by that file's name and content, one that names a linker's directory without it."""
+    option = next((o for o in _FILE_OPTIONS + _LINKER_OPTIONS if flag.startswith(o)), "")
+    path = Path(flag.removeprefix(option))
+    if option in _LINKER_OPTIONS and path.is_absolute():
+        return f"{option}..."
+    try:
+        data = path.read_bytes() if path.is_absolute() and path.is_file() else None
+    except OSError:  # the compiler says so better
+        data = None
+    if data is None:
+        return flag
+    if path.suffix in _SUFFIXES:
+        data = c_source_digest_text(data.decode(errors="replace"), path.parent).encode()
+    return f"{option}{path.name} {hashlib.sha256(data).hexdigest()}"
 
 
 def _macro(value: Any) -> str:

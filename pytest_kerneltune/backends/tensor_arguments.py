@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from pytest_kerneltune.arrays import ALIGNED
 from pytest_kerneltune.backends.tensors import mismatch, storage_bytes, tensors_in
 from pytest_kerneltune.errors import KernelError, UsageError
-from pytest_kerneltune.introspection import attributes
+from pytest_kerneltune.introspection import attributes, tried
 
 _SEPARATORS = frozenset(",(){}:\n")
 
@@ -99,8 +100,12 @@ def described(value: Any) -> str:
     """An argument in words, for fingerprints, the same in every process.
 
     A tensor's are its type, shape, strides and alignment, a function's its name (``functions_in`` finds what it does),
-    another's its value.
+    another's its value; those of its type where it does not say so much.
     """
+    return str(tried(_described, value, otherwise=f"{type(value).__name__} that cannot be described"))
+
+
+def _described(value: Any) -> str:
     if hasattr(value, "data_ptr") and hasattr(value, "stride"):
         shape, strides = list(value.shape), tuple(value.stride())
         aligned = "" if value.data_ptr() % ALIGNED else f", {ALIGNED}-byte aligned"
@@ -115,10 +120,16 @@ def described(value: Any) -> str:
         return f"{type(value).__name__} {getattr(value, 'fn', value).__qualname__}"
     if isinstance(value, BuiltinFunctionType):
         return f"{type(value).__name__} {value.__qualname__}"
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__} {{{', '.join(sorted(map(described, value)))}}}"
+    if isinstance(value, partial):
+        return f"partial {described(value.func)} {described(value.args)} {described(value.keywords)}"
+    if type(value).__name__ == "device":
+        return f"device {str(value).partition(':')[0]}"  # a second GPU of one kind is the same device
     if isinstance(value, str) and _SEPARATORS.intersection(value):
         return f"str {value!r}"  # so that no string reads as two arguments
     kind: Any = type(value)
-    if kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__:
+    if is_dataclass(value) or (kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__):
         return f"{type(value).__name__}{described(attributes(value))}"  # whose own words would be its address
     return "None" if value is None else f"{type(value).__name__} {value}"
 
@@ -129,7 +140,9 @@ def functions_in(arguments: Any) -> tuple[Any, ...]:
         return functions_in(list(arguments.values()))
     if isinstance(arguments, tuple | list):
         return tuple(function for argument in arguments for function in functions_in(argument))
-    return (arguments,) if _is_function(arguments) else ()
+    if isinstance(arguments, partial):
+        return functions_in([arguments.func, arguments.args, arguments.keywords])
+    return (arguments,) if tried(_is_function, arguments, otherwise=False) else ()
 
 
 def _is_function(value: Any) -> bool:
