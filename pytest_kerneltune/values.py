@@ -9,14 +9,11 @@ from __future__ import annotations
 import copyreg
 import functools
 import hashlib
-import re
-import sysconfig
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -39,6 +36,7 @@ from pytest_kerneltune.introspection import (
     tried,
     unwrapped,
 )
+from pytest_kerneltune.portable import portable
 
 MISSING = object()
 """What a name stands for that nothing binds."""
@@ -48,14 +46,12 @@ _NESTED_LIMIT = 16  # items of a container inside another, past which it is a un
 _DEPTH_LIMIT = 8
 _MANY_BITS = 2048
 _ADDRESS = 2**32  # what is below is no address of an allocation
-_DEVICE = re.compile(r"(cuda|hip|xpu|cpu):\d+")
 _PLAIN_VALUES = frozenset(
     ("_collections", "_operator", "array", "collections", "datetime", "decimal", "fractions", "operator", "re")
 )
 """Modules of the standard library whose objects are values, which ``__reduce_ex__`` takes apart."""
 _NETWORK = "torch.nn.modules.module"
 _NETWORK_PARTS = frozenset(("_buffers", "_modules", "_parameters"))
-_PROJECT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg", "pytest.ini", "tox.ini")
 
 
 class Token(str):
@@ -74,7 +70,6 @@ class Values:
 
     def __init__(self, refer: Callable[[Any], str], is_own: Callable[[str, str], bool], thorough: bool) -> None:
         self._refer, self._is_own, self._thorough = refer, is_own, thorough
-        self._elsewhere = _elsewhere() if thorough else ()
         self.hidden = 0
         self.changed: set[tuple[int, str]] = set()
         """What the kernel itself changes: (id of the holder, name) of a variable, (id, "") of a container."""
@@ -105,37 +100,15 @@ class Values:
 
     def _scalar(self, value: Any, scalar: Any) -> str:
         if scalar is str:
-            return f"{type(value).__qualname__} {self._portable(str.__str__(value))!a}"
+            return f"{type(value).__qualname__} {portable(str.__str__(value), self.folder, self._thorough)!a}"
         if scalar is bytes and self._thorough:
-            text = self._portable(bytes.decode(value, "latin-1"))
+            text = portable(bytes.decode(value, "latin-1"), self.folder, self._thorough)
             return f"{type(value).__qualname__} {text.encode('latin-1')!a}"
         if scalar is int and int.bit_length(value) > _MANY_BITS:
             return f"{type(value).__qualname__} {int.__format__(value, 'x')}"  # Python limits the decimal digits
         if self._thorough and self.takes_addresses and scalar is int and int.__ge__(value, _ADDRESS):
             return "int that may be an address"
         return f"{type(value).__qualname__} {scalar.__repr__(value)}"
-
-    def _portable(self, text: str) -> str:
-        """Without what differs between checkouts, runs and the devices of a machine.
-
-        That is the path of the unit's file in a constant made from ``__file__``, where packages are installed, the
-        user's home, the directory of temporary files with all that has a name of its own in there, and the number of a
-        device.
-        """
-        places = (*folders(self.folder), *self._elsewhere)
-        for folder, name in places:
-            if text == folder or text.startswith(f"{folder}/"):
-                return name + text[len(folder) :]
-        if not self._thorough:
-            return text
-        if _DEVICE.fullmatch(text):
-            return text.partition(":")[0]
-        if text.startswith(f"{tempfile.gettempdir()}/"):
-            return f"(temporary){PurePath(text).suffix}"
-        for folder, name in places:
-            if folder in text and folder.count("/") > 1:
-                text = re.sub(rf"{re.escape(folder)}(?![\w.-])", name, text)
-        return text
 
     def _class(self, value: Any, depth: int) -> str:
         """What the user's own subclass of a plain type adds: its methods and the attributes of ``value``."""
@@ -255,7 +228,7 @@ class Values:
         if not self._thorough:
             return ""
         if issubclass(kind, PurePath):
-            return f"{kind.__qualname__} {self._portable(str(value))!a}"
+            return f"{kind.__qualname__} {portable(str(value), self.folder, self._thorough)!a}"
         if kind is bytearray:
             return f"bytearray {bytes(value)!a}"
         if kind.__module__.partition(".")[0] not in _PLAIN_VALUES:
@@ -298,20 +271,3 @@ def _rank(item: Any) -> tuple[str, str, int]:
     inner = unwrapped(item)
     line = inner.__code__.co_firstlineno if isinstance(inner, FunctionType) else 0
     return kind.__qualname__, str(getattr(inner, "__qualname__", "")), line
-
-
-def _elsewhere() -> tuple[tuple[str, str], ...]:
-    """Directories that are elsewhere on another machine, each with what stands for it."""
-    packages = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    home = str(tried(Path.home, otherwise="/"))
-    return (*((path, "(packages)") for path in sorted(packages)), *([(home, "~")] if home != "/" else []))
-
-
-@functools.lru_cache(maxsize=512)
-def folders(folder: str) -> tuple[tuple[str, str], ...]:
-    """``folder`` and those around it as far as the project reaches (one at least), each with its relative name."""
-    around = [str(p) for p in (Path(folder), *Path(folder).parents) if folder and str(p) != p.anchor]
-    tops = [i for i, path in enumerate(around) if any(Path(path, name).exists() for name in _PROJECT_FILES)]
-    reach = max(2, tops[0] + 1) if tops else 2
-    names = [".", *("/".join([".."] * n) for n in range(1, reach))]
-    return tuple(zip(around, names, strict=False))
