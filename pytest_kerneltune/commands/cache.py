@@ -18,7 +18,7 @@ from pytest_kerneltune.cache.upkeep import Item, items
 from pytest_kerneltune.commands import cache_checks, cache_prune, cache_transfer
 from pytest_kerneltune.commands import cache_report as report
 from pytest_kerneltune.commands.arguments import at_least, matches
-from pytest_kerneltune.commands.cache_scan import Trouble, add_directory, directory_of, entries, wanted_entries
+from pytest_kerneltune.commands.cache_scan import Trouble, add_directory, directory_of, entries, shown, wanted_entries
 from pytest_kerneltune.errors import StoreError, UsageError
 
 _DESCRIPTION = """\
@@ -113,7 +113,10 @@ def _add_filters(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    return int(options.act(options))
+    try:
+        return int(options.act(options))
+    except StoreError as error:  # it may name a file that somebody else named
+        raise StoreError(shown(str(error))) from error
 
 
 def _list(options: Namespace) -> int:

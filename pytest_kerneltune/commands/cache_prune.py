@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -55,7 +56,10 @@ def _size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ArgumentTypeError(f"{text!r} is not a size such as 500M or 2G")
-    return int(float(match[1]) * 1024 ** _POWER[match[2].replace("K", "k")])
+    size = float(match[1]) * 1024.0 ** _POWER[match[2].replace("K", "k")]
+    if not math.isfinite(size):
+        raise ArgumentTypeError(f"{text[:20]!r}... is larger than any cache")
+    return int(size)
 
 
 def prune(options: Namespace) -> int:

@@ -89,6 +89,8 @@ def _skipping(name: str, trouble: Trouble) -> Callable[[str], None]:
 
 def _joining(options: Namespace, trouble: Trouble) -> Joining:
     directory = chosen_directory(options)
+    if not directory.is_dir() and (directory.exists() or directory.is_symlink()):
+        raise UsageError(f"{str(directory)!r} is not a directory: name a cache by --cache")
     files.make_cache_directory(directory)
     return Joining(directory, trouble, say, options.wait)
 
@@ -101,6 +103,8 @@ def _source(name: str) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
         return
+    if name != "-" and (path.is_char_device() or path.is_block_device()):  # may have no end
+        raise OSError("it is a device, not a file or a pipe")
     with tempfile.TemporaryFile() as copy:
         if name == "-":
             shutil.copyfileobj(sys.stdin.buffer, copy)

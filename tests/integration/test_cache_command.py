@@ -336,3 +336,21 @@ def test_prune_removes_by_age_size_kernel_and_device(cache: Path, command: Comma
         aged(path, days)
     assert command("prune", "--set-aside", "--older-than", "2d")[1].splitlines()[-1] == "removed 1 file, 1 byte"
     assert (old.exists(), new.exists(), left()) == (False, True, ["01"])
+
+
+def test_what_has_no_end_or_is_no_cache_is_refused_in_one_line(cache: Path, tmp_path: Path, command: Command) -> None:
+    status, _, err = command("import", "/dev/zero")
+    assert (status, err) == (1, "cannot read /dev/zero: it is a device, not a file or a pipe\n")
+    blocked = tmp_path / "blocked"
+    blocked.write_text("mine")
+    for arguments in (("import", os.devnull), ("merge", cache)):
+        status, out, err = command(*arguments, "--cache", blocked)
+        assert (status, out) == (2, "")
+        assert err.endswith(f"error: {str(blocked)!r} is not a directory: name a cache by --cache\n")
+    status, _, err = command("prune", "--size", "9" * 400)
+    assert status == 2
+    assert "is larger than any cache" in err
+    status, _, err = command("export", tmp_path / "no\x1b[2J" / "trials.jsonl")
+    assert status == 2
+    assert "no\\x1b[2J/trials.jsonl: No such file" in err
+    assert len(list(cache.glob("??/*.json"))) == 3

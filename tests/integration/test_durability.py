@@ -1,0 +1,141 @@
+"""Runs that are killed, interrupted or robbed of their cache: each other run completes, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_kerneltune.__main__ import main
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Suite
+
+FINITE = "--autotune=FiniteSearch"
+COUNT = 10
+
+KERNEL = f"""
+@tunable(space={{"block": choice(*range({COUNT}))}})
+def kernel():
+    def run(block):
+        log("ran", f"{{os.getpid()}} {{block}}")
+        if block and Path(__file__).with_name("slow").exists():
+            time.sleep(0.1)
+        spin(MS * ({COUNT} - block))
+    return run
+
+def test_kernel(kernel): pass
+"""
+
+
+@pytest.fixture
+def cache(suite: Suite) -> Iterator[Path]:
+    suite.write("test_it.py", KERNEL)
+    (suite.root / "slow").touch()
+    yield suite.root / "cache"
+    log = suite.root / "started.log"
+    assert not log.exists() or "Traceback" not in log.read_text()
+
+
+def start(suite: Suite) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", FINITE]
+    with (suite.root / "started.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=suite.root, stdout=log, stderr=log, env=dict(os.environ))
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], suite: Suite) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        assert process.poll() is None, (suite.root / "started.log").read_text()
+        time.sleep(0.02)
+    assert condition()
+
+
+def journals(cache: Path) -> list[Path]:
+    return list(cache.glob("??/*.jsonl"))
+
+
+def recorded(cache: Path) -> list[int]:
+    """The blocks of the trials in journals; the last line may be unfinished."""
+    lines = [line for path in journals(cache) for line in path.read_bytes().splitlines(keepends=True)[1:]]
+    return [json.loads(line)["config"]["block"] for line in lines if line.endswith(b"\n")]
+
+
+def has_more(cache: Path, known: int) -> bool:
+    return len(recorded(cache)) > known
+
+
+def measured(suite: Suite) -> set[str]:
+    return {line.split()[1] for line in suite.lines("ran")}
+
+
+def test_runs_killed_at_random_lose_no_config(suite: Suite, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = random.Random(7)
+    for _ in range(3):  # rounds of which nobody survives
+        known, both = len(recorded(cache)), [start(suite) for _ in range(2)]
+        wait_until(partial(has_more, cache, known), both[0], suite)
+        for process in draw.sample(both, 2):
+            time.sleep(draw.uniform(0.0, 0.15))
+            process.kill()
+            process.wait(30)
+    assert not list(cache.glob("??/*.json"))  # else they were not killed while they tuned
+    kept = recorded(cache)
+    assert len(kept) == len(set(kept)) >= 3  # none was measured twice
+    (suite.root / "slow").unlink()
+    run = suite.run(FINITE)
+    assert f"continued from {len(kept)} configs that an earlier run measured" in run.out
+    blocks = [trial["config"]["block"] for trial in run.kernels["kernel"]["trials"]]
+    assert sorted(blocks) == list(range(COUNT))
+    capsys.readouterr()
+    assert main(["cache", "verify"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{cache}: 1 entry sound"]
+
+
+def test_who_is_interrupted_while_waiting_leaves_the_tuner_alone(suite: Suite, cache: Path) -> None:
+    tuner = start(suite)
+    wait_until(lambda: bool(journals(cache)), tuner, suite)
+    waiter = start(suite)
+    log = suite.root / "started.log"
+    wait_until(lambda: f"process {tuner.pid} is tuning this kernel; waiting" in log.read_text(), waiter, suite)
+    waiter.send_signal(signal.SIGINT)
+    assert waiter.wait(30) == 2
+    (suite.root / "slow").unlink()
+    assert tuner.poll() is None
+    assert list(cache.glob("??/*.lock"))
+    assert tuner.wait(60) == 0
+    assert not [*journals(cache), *cache.glob("??/*.lock")]
+    assert suite.run(FINITE).kernels["kernel"]["search"]["source"] == "cache"
+
+
+def test_a_cache_that_goes_away_during_the_run_is_made_again(suite: Suite, cache: Path) -> None:
+    process = start(suite)
+    wait_until(lambda: bool(journals(cache)), process, suite)
+    cache.rename(suite.root / "moved")
+    (suite.root / "slow").unlink()
+    assert process.wait(60) == 0
+    assert "tuning cache" not in (suite.root / "started.log").read_text()
+    again = suite.run(FINITE).kernels["kernel"]["search"]
+    assert (again["source"], again["attempts"]) == ("cache", COUNT)
+
+
+def test_a_file_in_place_of_the_cache_during_the_run_is_one_warning(suite: Suite, cache: Path) -> None:
+    process = start(suite)
+    wait_until(lambda: bool(journals(cache)), process, suite)
+    cache.rename(suite.root / "moved")
+    cache.write_text("mine")
+    (suite.root / "slow").unlink()
+    assert process.wait(60) == 0
+    log = (suite.root / "started.log").read_text()
+    assert log.count("tuning cache: ") == 1
+    assert measured(suite) == set(map(str, range(COUNT)))
+    assert cache.read_text() == "mine"
