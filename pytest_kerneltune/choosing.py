@@ -35,6 +35,7 @@ _UNASKED = (
     "again)"
 )
 _MOST_PARALLEL = 8  # configs of a batch on host clocks: choosing more at a time costs knowledge
+_LONG_WAIT_S = 10.0
 _AHEAD = 2  # configs under way on a GPU beyond those that compile: one is timed, one waits for that
 
 
@@ -71,12 +72,14 @@ class Tuner:
             self.say(f"{workload.name}: {owner or 'another process'} is tuning this kernel; waiting for its result")
 
         entry = self.cache.lookup(workload.fingerprint)
+        start, waited_s = time.monotonic(), 0.0
         while (hit := self._hit(workload, bench, entry)) is None:
             with self.cache.flight(workload.fingerprint, waiting) as flight:
+                waited_s = time.monotonic() - start
                 if flight.entry == entry or not self._answers(workload, flight.entry):
-                    return self._search(workload, bench, hardware, flight)
+                    return _after(waited_s, self._search(workload, bench, hardware, flight))
                 entry = flight.entry  # checked when it is the next one's turn: who waits need not wait for that
-        return hit
+        return _after(waited_s, hit)
 
     def close(self) -> None:
         self._adviser.close()
@@ -248,9 +251,18 @@ class Tuner:
         )
 
 
+def _after(waited_s: float, choice: Choice) -> Choice:
+    """``choice`` with a remark on the wait for another process, where that was long."""
+    if waited_s < _LONG_WAIT_S:
+        return choice
+    remark = f"waited {waited_s:.0f} s for another process that tuned this kernel"
+    return replace(choice, summary=replace(choice.summary, messages=(*choice.summary.messages, remark)))
+
+
 def _origins(search: Search, prior: Sequence[Trial]) -> list[str]:
     """What the search knew when it began."""
-    messages = [f"continued from {len(prior)} configs that an earlier run measured"] if prior else []
+    configs = "1 config" if len(prior) == 1 else f"{len(prior)} configs"
+    messages = [f"continued from {configs} that an earlier run measured"] if prior else []
     used: Related = getattr(search, "used_related", ())
     if related := [trials for trials in used if any(t.ok for t in trials)]:
         kernels = "1 related kernel" if len(related) == 1 else f"{len(related)} related kernels"

@@ -3,7 +3,8 @@
 1. It is an advisory lock of the operating system on a file that is never written, so it ends with its owner, however
    that dies. The file stays, because removing it under those who wait would let two of them in.
 2. One file a device, whatever a process calls the device: by UUID, and by name only where there is none.
-3. All users of the machine share one folder, and containers do that share its /tmp. Where that folder cannot be used,
+3. Who was stopped while it held a lock (SIGSTOP, Ctrl-Z) uses no device: the others go on by another lock.
+4. All users of the machine share one folder, and containers do that share its /tmp. Where that folder cannot be used,
    a user's own processes still exclude each other.
 """
 
@@ -51,7 +52,10 @@ def try_lock(device: str, folder: Path | None = None) -> Callable[[], None] | No
     failure: OSError | None = None
     for place in (SHARED_FOLDER, own) if folder is None else (folder,):
         try:
-            return _locked(_opened(place, name))
+            release = _locked(_opened(place, name))
+            if release is None and _holder_is_stopped(place / name):
+                return try_lock(f"{device} without who is stopped", folder)
+            return release
         except OSError as error:
             if isinstance(error, PermissionError | FileNotFoundError) and _is_settling(place, name):
                 return None
@@ -105,6 +109,18 @@ def _locked(descriptor: int) -> Callable[[], None] | None:
             file.close()
 
     return release
+
+
+def _holder_is_stopped(path: Path) -> bool:
+    """Whether the process that holds the file's lock was stopped (SIGSTOP, Ctrl-Z), and so may never go on."""
+    with suppress(OSError, IndexError):  # no Linux, or it has just ended
+        status = path.lstat()
+        file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, _, _, pid, held, *_ = [*line.split(), *[""] * 6]
+            if (kind, held) == ("FLOCK", file):
+                return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
+    return False
 
 
 def _is_settling(folder: Path, name: str) -> bool:

@@ -110,7 +110,7 @@ def names(given: Given) -> tuple[str, ...]:
 
 def path(given: Given) -> Path:
     """An absolute path; ``~`` is the home directory."""
-    if not given.text:
+    if not given.text or "\0" in given.text:
         raise given.rejected("a path")
     try:
         return given.base / Path(given.text).expanduser()
@@ -147,7 +147,10 @@ def _layers(given: Given) -> list[Given]:
         return []
     if os.pathsep not in given.text or path(given).is_dir():
         return [given]
-    return [replace(given, value=part) for part in given.text.split(os.pathsep)]
+    parts = given.text.split(os.pathsep)
+    if "off" in parts:
+        raise given.rejected("off alone, or directories")
+    return [replace(given, value=part) for part in parts]
 
 
 def search(given: Given) -> str:

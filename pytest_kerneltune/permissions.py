@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -40,7 +41,10 @@ def make_below(path: Path, root: Path) -> None:
 
     ``root`` itself is made, with its parents, as the umask says.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{root} is no directory") from None
     directory = root
     for part in path.relative_to(root).parts:
         directory = directory / part
@@ -48,7 +52,7 @@ def make_below(path: Path, root: Path) -> None:
             directory.mkdir()
         except FileExistsError:
             if not directory.is_dir():
-                raise
+                raise NotADirectoryError(errno.ENOTDIR, f"{directory} is no directory") from None
         else:
             _adopt(directory, root)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -156,6 +157,20 @@ def test_a_dead_holder_frees_the_device(folder: Path, start: Start) -> None:
     assert try_lock(UUID, folder) is None
     holder.kill()
     taken(folder)()
+
+
+def test_who_is_stopped_keeps_no_device_from_the_others(folder: Path, start: Start) -> None:
+    holder = start(HOLD)
+    assert line(holder) == "held"
+    holder.send_signal(signal.SIGSTOP)
+    heir = taken(folder)
+    assert try_lock(UUID, folder) is None, "of the others one at a time"
+    heir()
+    holder.send_signal(signal.SIGCONT)
+    give_up = time.monotonic() + LIMIT_S
+    while (release := try_lock(UUID, folder)) is not None:
+        release()
+        assert time.monotonic() < give_up, "who goes on does not have the device"
 
 
 def test_processes_that_the_holder_started_do_not_keep_the_lock(start: Start) -> None:

@@ -64,15 +64,18 @@ class Journal:
 @dataclass(frozen=True)
 class Leftover:
     """A journal that a search left behind: its trials as a run, of which ``fresh`` are in no entry; ``size`` in bytes
-    is what was read of it."""
+    is what was read of it. One of which nothing ``is_understood`` is somebody else's."""
 
     path: Path
     size: int
     run: Run
     fresh: tuple[Trial, ...]
+    is_understood: bool = True
 
     def remove(self) -> None:
-        """Delete the journal, unless somebody wrote to it since it was read. Raises StoreError."""
+        """Delete the journal, unless somebody wrote to it since it was read, or it is none. Raises StoreError."""
+        if not self.is_understood:
+            return
         with suppress(FileNotFoundError):
             if os.lstat(self.path).st_size == self.size:
                 files.remove(self.path)
@@ -111,7 +114,9 @@ def _leftover(path: Path, entry: Entry | None) -> Leftover:
     lines = files.read_lines(path)
     token = path.name.partition(".trials")[2].removesuffix(".jsonl").removeprefix("-")
     run = replace(_first(lines), trials=tuple(journal_trials(lines)), token=token if _TOKEN.fullmatch(token) else "")
-    return Leftover(path, sum(map(len, lines)), run, _fresh(run, entry))
+    # What was cut off within its first line may be ours; whole lines of which none is a trial are not.
+    is_understood = bool(run.trials or run.created) or not any(line.endswith(b"\n") for line in lines)
+    return Leftover(path, sum(map(len, lines)), run, _fresh(run, entry), is_understood)
 
 
 def _first(lines: Sequence[bytes]) -> Run:

@@ -219,8 +219,9 @@ class _DiskFlight(Flight):
         with self._cache._tolerant("write"):
             if self._lease is not None and self._lease.is_held():
                 self._write(entry)
-            else:  # another may tune by now: its entry is not lost, and what is in our journal is not either
-                with self._cache._leased(self._path, timeout_s=self._cache.retake_s):
+            else:  # another may tune by now: its entry is not lost, and our trials stay in the journal for who is next
+                timeout_s = 0.0 if self._lease is None else self._cache.retake_s
+                with suppress(leases.Busy), self._cache._leased(self._path, timeout_s):
                     self._write(entry)
 
     def _write(self, entry: Entry) -> None:

@@ -95,13 +95,12 @@ def folders(directory: Path, name: re.Pattern[str] = FOLDER) -> list[Path]:
         raise StoreError(f"cannot read {directory}: {error.strerror}") from error
 
 
-def _items(folder: Path, now: float) -> list[Item]:
-    """By fingerprint; what cannot be looked at is left out."""
+def _items(folder: Path, now: float, fingerprint: str = "") -> list[Item]:
+    """By fingerprint, of one only where it is given; what cannot be looked at is left out."""
     known: dict[str, list[tuple[str, str, os.stat_result]]] = defaultdict(list)
     with suppress(OSError), os.scandir(folder) as found:
         for each in found:
-            match = _FILE.fullmatch(each.name)
-            if match is None or not each.name.startswith(folder.name):
+            if not each.name.startswith(fingerprint or folder.name) or not (match := _FILE.fullmatch(each.name)):
                 continue
             with suppress(OSError):  # removed meanwhile
                 if each.is_file(follow_symlinks=False):
@@ -217,7 +216,8 @@ def remove(directory: Path, item: Item, dry_run: bool = False) -> str:
     if any(map(_is_at_work, item.journals)):
         return "a search wrote to its journal within the last ten minutes"
     with leases.take(item.path, timeout_s=0):
-        now = next((each for each in _items(item.path.parent, time.time()) if each.path == item.path), None)
+        own = _items(item.path.parent, time.time(), item.fingerprint)
+        now = next((each for each in own if each.path == item.path), None)
         if now is None:
             return ""
         if now.written_ns != item.written_ns:

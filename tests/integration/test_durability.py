@@ -139,3 +139,19 @@ def test_a_file_in_place_of_the_cache_during_the_run_is_one_warning(suite: Suite
     assert log.count("tuning cache: ") == 1
     assert measured(suite) == set(map(str, range(COUNT)))
     assert cache.read_text() == "mine"
+
+
+def test_a_stopped_tuner_is_waited_for_no_longer_than_asked_and_told_of_once(suite: Suite, cache: Path) -> None:
+    tuner = start(suite)  # stopped while it times, and so holds the device's lock too
+    wait_until(lambda: bool(journals(cache)), tuner, suite)
+    tuner.send_signal(signal.SIGSTOP)
+    (suite.root / "slow").unlink()
+    try:
+        run = suite.run_process(FINITE, "--autotune-wait=1")
+    finally:
+        tuner.send_signal(signal.SIGCONT)
+    assert run.outcomes == {"passed": 1}
+    assert run.out.count("tuning cache: ") == 1
+    assert f"waited 1 s for process {tuner.pid}, which tunes the same kernel" in run.out
+    assert tuner.wait(60) == 0
+    assert suite.run(FINITE).kernels["kernel"]["search"]["attempts"] == COUNT
