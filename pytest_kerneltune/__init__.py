@@ -7,13 +7,13 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``gate/``: the verdict (``policy``: its limits, ``decision``: the three-way rule, ``views`` and ``panel``: ratios to
   yardsticks against stored sessions, ``beside``: two versions in one process, ``wording``).
 - ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
-- ``leases`` (with ``markers``), ``files`` (with ``regular``, ``strictjson``, ``permissions``), ``unused``, ``gpu``
-  (with ``nvidia``, ``devices``), ``locking`` (with ``turns``), ``timers`` (with ``gpu_timers``, ``instrument``),
-  ``calibration`` (kernels of ours that never change) and ``delay`` (extra work of a known length), ``worker``: the
-  outside world: files and leases, devices, clocks, killable processes.
+- ``disk/`` (``leases``, ``regular`` files, ``strictjson``, ``permissions``), ``files``, ``gpu`` (with ``nvidia``,
+  ``devices``), ``locking`` (with ``turns``), ``timers`` (with ``gpu_timers``, ``instrument``), ``calibration`` (kernels
+  of ours that never change) and ``delay`` (extra work of a known length), ``worker``: the outside world: files that
+  several processes share, devices, clocks, killable processes.
 - ``guard/``: what disturbs a measurement (``gpu_watch`` with ``nvml`` and ``intruders``, ``host_watch``, ``tracers``).
-- ``source`` (with ``reach``, ``values``, ``origins``, ``arrays``, ``syntax``, ``csource``, ``introspection``),
-  ``packing``: a kernel's source and how it travels.
+- ``source/`` (``reach``: the walk over what a kernel reaches, ``values``, ``origins``, ``arrays``: what that is in
+  words, ``syntax``, ``csource``: text), ``packing``: a kernel's source and how it travels.
 - ``backends/``: kinds of kernel, a row each in ``KERNELS``. ``llm/``: language models, a row each in ``PROVIDERS``.
 - ``workload``, ``station`` (with ``launcher``, ``noise``), ``compilation``, ``lane`` (with ``ready``, ``attempts``),
   ``benchmark`` (with ``account``): a kernel at fixed inputs, and how its configs are compiled, checked and timed at

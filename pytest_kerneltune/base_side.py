@@ -29,10 +29,10 @@ from pytest_kerneltune.against import COLLECTED, STARTED, Absent, Counterpart, R
 from pytest_kerneltune.errors import KernelTuneError
 from pytest_kerneltune.exporting import Exporter
 from pytest_kerneltune.identity import identity
-from pytest_kerneltune.introspection import module_file
 from pytest_kerneltune.options import RUN_PLUGIN
 from pytest_kerneltune.packing import travel_by_value
 from pytest_kerneltune.redirect import Redirect
+from pytest_kerneltune.source.introspection import module_file
 from pytest_kerneltune.workload import Workload
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG

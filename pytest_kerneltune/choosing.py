@@ -11,11 +11,11 @@ from pytest_kerneltune.adviser import Adviser, Consultation
 from pytest_kerneltune.benchmark import Benchmark
 from pytest_kerneltune.cache import Entry, Flight, Run, TuningCache
 from pytest_kerneltune.cache.family import Member
+from pytest_kerneltune.disk.leases import Owner
 from pytest_kerneltune.driver import Driver, Progress, SearchRun, search_rng, stages
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.finals import Placed, play_finals
 from pytest_kerneltune.keeping import Choice, entry_of, failures, from_cache, host_hash, label, usable
-from pytest_kerneltune.leases import Owner
 from pytest_kerneltune.outcome import SearchSummary
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.search import Context, Effort, Related, RelatedTrials, Search, asks_model, create

@@ -20,10 +20,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_kerneltune import leases, permissions, regular, strictjson
+from pytest_kerneltune.disk import leases, permissions, regular, strictjson
+from pytest_kerneltune.disk.strictjson import MAX_BYTES as MAX_BYTES
+from pytest_kerneltune.disk.strictjson import MAX_DEPTH as MAX_DEPTH
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.strictjson import MAX_BYTES as MAX_BYTES
-from pytest_kerneltune.strictjson import MAX_DEPTH as MAX_DEPTH
 
 parse_json = strictjson.parse
 

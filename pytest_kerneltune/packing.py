@@ -27,7 +27,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespac
 from typing import Any, TypeAlias
 
 from pytest_kerneltune.errors import KernelError
-from pytest_kerneltune.introspection import attributes, code_names, function_scope, is_fixture_request
+from pytest_kerneltune.source.introspection import attributes, code_names, function_scope, is_fixture_request
 
 Reducers: TypeAlias = Mapping[type, Callable[[Any], Any]]
 """Type to a function that returns what ``__reduce__`` would."""

@@ -28,7 +28,7 @@ from statistics import fmean
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from pytest_kerneltune import regular
+from pytest_kerneltune.disk import regular
 from pytest_kerneltune.errors import SpaceError, StoreError
 from pytest_kerneltune.parameter import Parameter, boolean, choice, integer, power_of_two
 from pytest_kerneltune.space import ConfigSpace

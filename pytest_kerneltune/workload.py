@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from pytest_kerneltune.backends import Description, Kernel
-from pytest_kerneltune.csource import c_source_digest_text
 from pytest_kerneltune.search import Subject
 from pytest_kerneltune.source import clip, kernel_digest, source_text
+from pytest_kerneltune.source.csource import c_source_digest_text
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 

@@ -23,7 +23,7 @@ from pytest_kerneltune.cache import store as cache_module
 from pytest_kerneltune.cache.document import SCHEMA, from_json, to_json
 from pytest_kerneltune.cache.entry import merged
 from pytest_kerneltune.cache.family import Member
-from pytest_kerneltune.leases import Owner
+from pytest_kerneltune.disk.leases import Owner
 from pytest_kerneltune.search import Effort
 from pytest_kerneltune.trial import Budget, Status, Trial
 

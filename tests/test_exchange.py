@@ -308,7 +308,7 @@ def test_what_wrote_in_place_of_an_import_that_was_stopped_is_not_lost(tmp_path:
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from pytest_kerneltune import leases
+from pytest_kerneltune.disk import leases
 lease = leases.take(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kerneltune import leases
+from pytest_kerneltune.disk import leases
+from pytest_kerneltune.disk.leases import Busy, Owner, take
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.leases import Busy, Owner, take
 
 ROOT = Path(leases.__file__).parents[1]
 LIMIT_S = 20.0
@@ -24,7 +24,7 @@ LIMIT_S = 20.0
 HOLD = """
 import sys
 from pathlib import Path
-from pytest_kerneltune.leases import take
+from pytest_kerneltune.disk.leases import take
 lease = take(Path(sys.argv[1]), lease_s=float(sys.argv[2]))
 print("held", flush=True)
 for line in sys.stdin:
@@ -35,7 +35,7 @@ for line in sys.stdin:
 COUNT = """
 import sys
 from pathlib import Path
-from pytest_kerneltune.leases import take
+from pytest_kerneltune.disk.leases import take
 path = Path(sys.argv[1])
 for _ in range(10):
     with take(path):
@@ -44,7 +44,7 @@ for _ in range(10):
 FORK = """
 import os, sys
 from pathlib import Path
-from pytest_kerneltune.leases import Busy, take
+from pytest_kerneltune.disk.leases import Busy, take
 path = Path(sys.argv[1])
 lease = take(path, idle_s=60)
 if not os.fork():
@@ -66,7 +66,7 @@ AS_NOBODY = """
 import os, sys, tempfile
 from pathlib import Path
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.leases import Busy, take
+from pytest_kerneltune.disk.leases import Busy, take
 with tempfile.TemporaryDirectory() as directory, take(Path(directory, "a")):  # imports what another may not read
     try:
         take(Path(directory, "a"), timeout_s=0)
@@ -84,7 +84,7 @@ ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.leases import take
+from pytest_kerneltune.disk.leases import take
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 try:
     take(Path(sys.argv[1]))

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kerneltune.disk.leases import LEASE_S
+from pytest_kerneltune.disk.strictjson import MAX_BYTES
 from pytest_kerneltune.errors import LLMError, LLMUnavailable
-from pytest_kerneltune.leases import LEASE_S
 from pytest_kerneltune.llm import LanguageModel, LLMOptions, connect
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.recorded import RecordedReplies, request_id
@@ -29,7 +30,6 @@ from pytest_kerneltune.search import Message, Subject
 from pytest_kerneltune.search.dialogue import first_request
 from pytest_kerneltune.search.guided import LLMGuidedSearch
 from pytest_kerneltune.space import ConfigSpace
-from pytest_kerneltune.strictjson import MAX_BYTES
 from pytest_kerneltune.trial import Trial
 
 SPACE = ConfigSpace({"TILE": power_of_two(1, 64), "UNROLL": integer(1, 8)})
@@ -440,7 +440,7 @@ def test_a_full_disk_costs_what_no_longer_fits_and_is_told_once(tmp_path: Path) 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pytest_kerneltune import leases
+from pytest_kerneltune.disk import leases
 
 lease = leases.take(Path(sys.argv[1]))
 print("held", flush=True)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import pytest_kerneltune
-from pytest_kerneltune.csource import c_source_digest_text
 from pytest_kerneltune.source import TEXT_LIMIT, source_closure, source_digest, source_text
+from pytest_kerneltune.source.csource import c_source_digest_text
 
 ROOT = Path(pytest_kerneltune.__file__).parent.parent
 

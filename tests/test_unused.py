@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from pytest_kerneltune import unused
+from pytest_kerneltune.disk import unused
 
 
 def test_the_longest_unused_files_are_surplus(tmp_path: Path) -> None:

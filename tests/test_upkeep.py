@@ -180,7 +180,7 @@ def test_what_is_not_understood_tuned_or_not_ours_stays(cache: Path, tmp_path: P
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from pytest_kerneltune import leases
+from pytest_kerneltune.disk import leases
 lease = leases.take(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import Build, CompileTask, Description
 from pytest_kerneltune.backends.c_program import RETURNS, CProgram, bind, describe_argument, is_array
 from pytest_kerneltune.backends.headers import find_headers
-from pytest_kerneltune.csource import c_source_digest_text, canonical_c
 from pytest_kerneltune.errors import KernelError, UsageError
+from pytest_kerneltune.source.arrays import aliases
+from pytest_kerneltune.source.csource import c_source_digest_text, canonical_c
 from pytest_kerneltune.trial import Clock, Config
 
 DEFAULT_FLAGS = ("-O3", "-march=native")

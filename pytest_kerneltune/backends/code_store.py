@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_kerneltune import permissions, regular, unused
+from pytest_kerneltune.disk import permissions, regular, unused
 
 STORE_BYTES = 512 << 20
 CONTENT_BYTES = 64 << 20

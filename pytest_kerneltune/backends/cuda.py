@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import CompileTask, Description
 from pytest_kerneltune.backends.c import compiler_arguments
 from pytest_kerneltune.backends.cuda_arguments import array_reducer, as_argument, is_cupy_array
@@ -35,8 +34,9 @@ from pytest_kerneltune.backends.tensor_arguments import (
     checked_outputs,
     evaluated,
 )
-from pytest_kerneltune.csource import canonical_c
 from pytest_kerneltune.errors import UsageError
+from pytest_kerneltune.source.arrays import aliases
+from pytest_kerneltune.source.csource import canonical_c
 from pytest_kerneltune.trial import Clock, Config
 
 Sizes: TypeAlias = int | Sequence[int] | Callable[[Config], int | Sequence[int]]

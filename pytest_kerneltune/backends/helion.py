@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from pytest_kerneltune.arrays import aliases
 from pytest_kerneltune.backends import CompileTask, Description
 from pytest_kerneltune.backends.helion_code import HelionCompiler as HelionCompiler
 from pytest_kerneltune.backends.helion_code import launches
@@ -29,6 +28,7 @@ from pytest_kerneltune.backends.tensor_arguments import (
 from pytest_kerneltune.backends.toolchain import cache_directory, current_target
 from pytest_kerneltune.errors import KernelError, UsageError
 from pytest_kerneltune.packing import travels_by_value
+from pytest_kerneltune.source.arrays import aliases
 from pytest_kerneltune.trial import Clock, Config
 
 _REASON_LIMIT = 300

@@ -9,10 +9,10 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from pytest_kerneltune.arrays import ALIGNED
 from pytest_kerneltune.backends.tensors import mismatch, storage_bytes, tensors_in
 from pytest_kerneltune.errors import KernelError, UsageError
-from pytest_kerneltune.introspection import attributes, tried
+from pytest_kerneltune.source.arrays import ALIGNED
+from pytest_kerneltune.source.introspection import attributes, tried
 
 _SEPARATORS = frozenset(",(){}:\n")
 

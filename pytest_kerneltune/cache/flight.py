@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from pytest_kerneltune.cache.entry import Entry, Run
 from pytest_kerneltune.cache.family import Member
-from pytest_kerneltune.leases import Owner
+from pytest_kerneltune.disk.leases import Owner
 from pytest_kerneltune.trial import Trial
 
 OnWait: TypeAlias = Callable[[Owner | None], None]

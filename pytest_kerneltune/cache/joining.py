@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from pytest_kerneltune import files, leases
+from pytest_kerneltune import files
 from pytest_kerneltune.cache import document
 from pytest_kerneltune.cache.entry import Entry, Run, beyond, merged
 from pytest_kerneltune.cache.family import Family, Member
 from pytest_kerneltune.cache.journal import Leftover, leftovers
 from pytest_kerneltune.cache.store import read_entry
 from pytest_kerneltune.cache.upkeep import Item
+from pytest_kerneltune.disk import leases
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.trial import Trial
 

@@ -29,15 +29,16 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from pytest_kerneltune import files, leases
+from pytest_kerneltune import files
 from pytest_kerneltune.cache import document, upkeep
 from pytest_kerneltune.cache.document import NewerSchema
 from pytest_kerneltune.cache.entry import Entry, Run, beyond, merged
 from pytest_kerneltune.cache.family import FINGERPRINT, Family, Member
 from pytest_kerneltune.cache.flight import Flight, OnWait
 from pytest_kerneltune.cache.journal import Journal, Leftover, leftovers
+from pytest_kerneltune.disk import leases
+from pytest_kerneltune.disk.leases import Lease
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.leases import Lease
 from pytest_kerneltune.trial import Trial
 
 LIMIT_BYTES = 1 << 30

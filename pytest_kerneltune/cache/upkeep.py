@@ -21,9 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kerneltune import files, leases
+from pytest_kerneltune import files
 from pytest_kerneltune.cache.document import SCHEMA
 from pytest_kerneltune.cache.family import FINGERPRINT
+from pytest_kerneltune.disk import leases
 from pytest_kerneltune.errors import StoreError
 
 FOLDER = re.compile("[0-9a-f]{2}")

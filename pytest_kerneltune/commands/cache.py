@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pytest_kerneltune import leases
 from pytest_kerneltune.cache import Entry
 from pytest_kerneltune.cache.journal import leftovers
 from pytest_kerneltune.cache.upkeep import Item, items
@@ -19,6 +18,7 @@ from pytest_kerneltune.commands import cache_checks, cache_prune, cache_transfer
 from pytest_kerneltune.commands import cache_report as report
 from pytest_kerneltune.commands.arguments import at_least, matches
 from pytest_kerneltune.commands.cache_scan import Trouble, add_directory, directory_of, entries, shown, wanted_entries
+from pytest_kerneltune.disk import leases
 from pytest_kerneltune.errors import StoreError, UsageError
 
 _DESCRIPTION = """\

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pytest_kerneltune import files, leases
+from pytest_kerneltune import files
 from pytest_kerneltune.cache import Entry, NewerSchema, upkeep
 from pytest_kerneltune.cache.family import FINGERPRINT
 from pytest_kerneltune.cache.journal import leftovers
@@ -22,6 +22,7 @@ from pytest_kerneltune.cache.store import read_entry
 from pytest_kerneltune.cache.upkeep import Item
 from pytest_kerneltune.commands.cache_report import age_text, entries_text
 from pytest_kerneltune.commands.cache_scan import directory_of, say, shown
+from pytest_kerneltune.disk import leases
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.report.format import count
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kerneltune import leases, strictjson
+from pytest_kerneltune.disk import leases, strictjson
 from pytest_kerneltune.errors import LLMError, LLMUnavailable, StoreError
 from pytest_kerneltune.llm.answers import is_complete
 from pytest_kerneltune.llm.providers import Answer

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from pytest_kerneltune import permissions, regular, unused
+from pytest_kerneltune.disk import permissions, regular, unused
 from pytest_kerneltune.llm.answers import is_complete
 from pytest_kerneltune.llm.providers import Answer
 from pytest_kerneltune.llm.source import DigestingSource, KeptAnswer, Write, ignore

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pytest_kerneltune import regular, strictjson, unused
+from pytest_kerneltune.disk import regular, strictjson, unused
 
 
 def read_document(path: Path, limit: int = strictjson.MAX_BYTES, follow: bool = True) -> Any:

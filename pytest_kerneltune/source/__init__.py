@@ -34,7 +34,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_kerneltune.reach import Unit, Walk
+from pytest_kerneltune.source.reach import Unit, Walk
 
 TEXT_LIMIT = 20_000
 """The most characters of source that a prompt gets."""

@@ -25,8 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pytest_kerneltune.disk.markers import Watch, this_host
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.markers import Watch, this_host
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease

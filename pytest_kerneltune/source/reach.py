@@ -14,9 +14,9 @@ from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from pytest_kerneltune.arrays import contents, takes_addresses
 from pytest_kerneltune.errors import UsageError
-from pytest_kerneltune.introspection import (
+from pytest_kerneltune.source.arrays import contents, takes_addresses
+from pytest_kerneltune.source.introspection import (
     MAPPINGS,
     SEQUENCES,
     attributes,
@@ -38,8 +38,8 @@ from pytest_kerneltune.introspection import (
     tried,
     unwrapped,
 )
-from pytest_kerneltune.origins import Origin, applied, changes, namespace, origin
-from pytest_kerneltune.syntax import (
+from pytest_kerneltune.source.origins import Origin, applied, changes, namespace, origin
+from pytest_kerneltune.source.syntax import (
     Dotted,
     Import,
     Node,
@@ -51,7 +51,7 @@ from pytest_kerneltune.syntax import (
     references,
     segment,
 )
-from pytest_kerneltune.values import MISSING, Token, Values
+from pytest_kerneltune.source.values import MISSING, Token, Values
 
 _UNIT_LIMIT = 2000
 _THOROUGH_LIMIT = 20_000

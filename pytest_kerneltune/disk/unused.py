@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_kerneltune import regular
+from pytest_kerneltune.disk import regular
 
 
 def touch(path: Path) -> None:

@@ -17,8 +17,8 @@ from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-from pytest_kerneltune.arrays import array_layout
-from pytest_kerneltune.introspection import (
+from pytest_kerneltune.source.arrays import array_layout
+from pytest_kerneltune.source.introspection import (
     MAPPINGS,
     SCALARS,
     SEQUENCES,
@@ -36,7 +36,7 @@ from pytest_kerneltune.introspection import (
     tried,
     unwrapped,
 )
-from pytest_kerneltune.portable import portable
+from pytest_kerneltune.source.portable import portable
 
 MISSING = object()
 """What a name stands for that nothing binds."""

@@ -18,8 +18,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from pytest_kerneltune.introspection import attributes, file_text, own_attributes, unwrapped
-from pytest_kerneltune.syntax import Dotted, References, parsed
+from pytest_kerneltune.source.introspection import attributes, file_text, own_attributes, unwrapped
+from pytest_kerneltune.source.syntax import Dotted, References, parsed
 
 _READS_FILES = re.compile(r"(load|from|read|genfrom|memmap|open)")
 """Beginnings of the names of functions that read what is not in the source."""

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_kerneltune import permissions
+from pytest_kerneltune.disk import permissions
 
 _STALE_S = 3600.0
 _TEMPORARY = re.compile(r"\.kerneltune-[0-9a-f]{16}\.tmp|.+\.lock\.(break|restore)\.[0-9]+\.[0-9a-f]{32}", re.DOTALL)

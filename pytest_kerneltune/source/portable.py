@@ -8,7 +8,7 @@ import sysconfig
 import tempfile
 from pathlib import Path, PurePath
 
-from pytest_kerneltune.introspection import tried
+from pytest_kerneltune.source.introspection import tried
 
 _DEVICE = re.compile(r"(cuda|hip|xpu|cpu):\d+")
 _PROJECT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg", "pytest.ini", "tox.ini")
