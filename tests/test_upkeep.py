@@ -47,7 +47,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def aged(path: Path, days: float) -> Path:
-    os.utime(path, (NOW - days * DAY,) * 2)
+    os.utime(path, (time.time() - days * DAY,) * 2)
     return path
 
 
@@ -267,7 +267,7 @@ def test_what_may_not_be_written_to_is_left_alone() -> None:
         cache.chmod(0o755)
         paths = [written(cache, number, days=5) for number in (1, 2)]
         paths[1].parent.chmod(0o777)
-        code = "import os, sys; from pathlib import Path; from pytest_kerneltune import leases; "
+        code = "import os, sys; from pathlib import Path; from pytest_kerneltune.disk import leases; "
         code += "from pytest_kerneltune.cache import upkeep as u; c = Path(sys.argv[1]); "
         code += "leases.take(c / 'x').release(); os.setuid(65534); print(u.is_due(c), u.trim(c, 0).items)"
         assert python("-c", code, cache).communicate(timeout=30)[0] == "False 1\n"

@@ -103,7 +103,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def holder(path: Path) -> subprocess.Popen[str]:
     """A process that tunes the entry."""
-    code = "import sys, time, pathlib; from pytest_kerneltune import leases; l = leases.take(pathlib.Path(sys.argv[1]))"
+    code = "import sys, time, pathlib; from pytest_kerneltune.disk import leases; l = leases.take(pathlib.Path(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{code}; print(); sys.stdout.flush(); time.sleep(60)", str(path)],
         stdout=subprocess.PIPE,
