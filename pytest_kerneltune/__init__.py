@@ -7,10 +7,10 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``gate/``: the verdict (``policy``: its limits, ``decision``: the three-way rule, ``views`` and ``panel``: ratios to
   yardsticks against stored sessions, ``beside``: two versions in one process, ``wording``).
 - ``search/``: which configs to try; one module a family, a row each in ``SEARCHES``.
-- ``disk/`` (``leases``, ``regular`` files, ``strictjson``, ``permissions``), ``files``, ``gpu`` (with ``nvidia``,
-  ``devices``), ``locking`` (with ``turns``), ``timers`` (with ``gpu_timers``, ``instrument``), ``calibration`` (kernels
-  of ours that never change) and ``delay`` (extra work of a known length), ``worker``: the outside world: files that
-  several processes share, devices, clocks, killable processes.
+- ``disk/`` (``leases``, ``regular`` and ``unused`` files, ``strictjson``, ``permissions``), ``files``, ``gpu`` (with
+  ``nvidia``, ``devices``), ``locking`` (with ``turns``), ``timers`` (with ``gpu_timers``, ``instrument``),
+  ``calibration`` (kernels of ours that never change) and ``delay`` (extra work of a known length), ``worker``: the
+  outside world: files that several processes share, devices, clocks, killable processes.
 - ``guard/``: what disturbs a measurement (``gpu_watch`` with ``nvml`` and ``intruders``, ``host_watch``, ``tracers``).
 - ``source/`` (``reach``: the walk over what a kernel reaches, ``values``, ``origins``, ``arrays``: what that is in
   words, ``syntax``, ``csource``: text), ``packing``: a kernel's source and how it travels.

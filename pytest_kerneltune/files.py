@@ -1,11 +1,11 @@
 """Files that several processes read and replace: leased, atomic, JSON.
 
-1. Whoever changes a file by what it holds takes its lease first (``leases.py``); readers need none, since a file is
-   replaced whole.
-2. What is no regular file is neither read nor replaced nor waited for (``regular.py``).
-3. JSON is bounded (``strictjson.py``).
-4. Below a shared directory, given as ``like``, what is made takes over its permissions (``permissions.py``), and no
-   symbolic link to a file is written through. Elsewhere the umask rules, and links are followed.
+1. Whoever changes a file by what it holds takes its lease first (``disk/leases.py``); readers need none, since a file
+   is replaced whole.
+2. What is no regular file is neither read nor replaced nor waited for (``disk/regular.py``).
+3. JSON is bounded (``disk/strictjson.py``).
+4. Below a shared directory, given as ``like``, what is made takes over its permissions (``disk/permissions.py``), and
+   no symbolic link to a file is written through. Elsewhere the umask rules, and links are followed.
 5. What fails is a StoreError that names the file.
 """
 
@@ -92,29 +92,29 @@ def read_lines(path: Path) -> list[bytes]:
     return io.BytesIO(content).readlines()
 
 
-def write_json(path: Path, data: Any, like: Path | None = None) -> None:
+def write_json(path: Path, data: Any, like: Path | None = None, lasting: bool = True) -> None:
     """:func:`write_bytes` of ``data`` as one line of strict JSON with sorted keys."""
-    write_text(path, _json_line(path, data), like)
+    write_text(path, _json_line(path, data), like, lasting)
 
 
-def write_text(path: Path, text: str, like: Path | None = None) -> None:
+def write_text(path: Path, text: str, like: Path | None = None, lasting: bool = True) -> None:
     """:func:`write_bytes` of ``text`` in UTF-8, newlines as they are."""
     try:
         content = text.encode()
     except UnicodeEncodeError as error:
         _fail("write", path, error)
-    write_bytes(path, content, like)
+    write_bytes(path, content, like, lasting)
 
 
-def write_bytes(path: Path, content: bytes, like: Path | None = None) -> None:
+def write_bytes(path: Path, content: bytes, like: Path | None = None, lasting: bool = True) -> None:
     """Replace ``path`` by ``content``, whole or not at all; raises StoreError.
 
     Directories are made as needed. ``like`` is the shared directory above it, if there is one. Without one, a symbolic
-    link is followed, and an existing file keeps its mode.
+    link is followed, and an existing file keeps its mode. One that is not ``lasting`` may be gone after a power cut.
     """
     make_directory(path.parent, like)
     try:
-        regular.replace(path.resolve() if like is None else path, content, like)
+        regular.replace(path.resolve() if like is None else path, content, like, lasting)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
         _fail("write", path, error)
 
@@ -198,7 +198,7 @@ def make_cache_directory(path: Path) -> None:
     except (OSError, ValueError) as error:
         _fail("make", path, error)
     for name, text in _CACHE_FILES.items():
-        write_text(path / name, text)
+        write_text(path / name, text, lasting=False)
 
 
 def _json_line(path: Path, data: Any) -> str:

@@ -79,7 +79,7 @@ class CodeStore:
             data = _packed(key, entry)
             if len(data) <= self._share:
                 self._make(path.parent)
-                regular.replace(path, data, self._directory)
+                regular.replace(path, data, self._directory, lasting=False)
                 unused.touch(path)
                 self._trim(path.parent)
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -37,9 +38,23 @@ class NewerSchema(StoreError):
 
 
 def rendered(entry: Entry) -> bytes:
-    """The document of ``entry``; raises ValueError or TypeError where a value of it is no JSON."""
-    body = json.dumps(to_json(entry), allow_nan=False).encode()[1:] + b"\n"
-    return _HEAD + hashlib.sha256(body).hexdigest().encode() + _TAIL + body
+    """The document of ``entry``; raises ValueError that says why it has none."""
+    try:
+        body = json.dumps(to_json(entry), allow_nan=False).encode()[1:] + b"\n"
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    content = _HEAD + hashlib.sha256(body).hexdigest().encode() + _TAIL + body
+    if len(content) > files.MAX_BYTES:
+        raise ValueError(f"it would be larger than {files.MAX_BYTES >> 20} MiB")
+    return content
+
+
+def content_of(path: Path, entry: Entry) -> bytes:
+    """What is to be in the file ``path`` for ``entry``; raises StoreError where that cannot be written."""
+    try:
+        return rendered(entry)
+    except ValueError as error:
+        raise StoreError(f"cannot write {path}: {error}") from error
 
 
 def parsed(content: bytes) -> Entry:

@@ -61,6 +61,10 @@ class Run:
         return _RANK[self.effort], self.finished, *((seconds, configs) if limited else (0.0, 0.0)), len(self.trials)
 
 
+UNKNOWN_RUN = Run("", Effort.NONE, 0, False, "")
+"""A search of which nothing is known."""
+
+
 @dataclass(frozen=True)
 class Finalist:
     """One arm of the comparison that chose the winner: readings in ms, taken in turn with the other finalists'."""
@@ -105,8 +109,8 @@ class Entry:
 
     @property
     def last(self) -> Run:
-        """The run that ended last; an empty one where there is none."""
-        return self.runs[-1] if self.runs else Run("", Effort.NONE, 0, False, "")
+        """The run that ended last; ``UNKNOWN_RUN`` where there is none."""
+        return self.runs[-1] if self.runs else UNKNOWN_RUN
 
     @property
     def device(self) -> str:

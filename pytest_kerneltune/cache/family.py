@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kerneltune import files
+from pytest_kerneltune.cache.entry import Entry
 from pytest_kerneltune.errors import StoreError
 
 FINGERPRINT = re.compile("[0-9a-f]{4,64}")
@@ -76,6 +77,11 @@ class Member:
     inputs: tuple[str, ...]
     created: str = ""
     device: str = ""
+
+    @classmethod
+    def of(cls, entry: Entry) -> Member:
+        """``entry`` as its family is to know it."""
+        return cls(entry.fingerprint, entry.kernel, entry.inputs, entry.last.created, entry.device)
 
     @property
     def sizes(self) -> str:
@@ -117,7 +123,7 @@ class Family:
             raise StoreError(f"{link} is a link, which could lead anywhere: nothing is written there")
         content = asdict(member.clipped())
         del content["fingerprint"]
-        files.write_json(self._folder / f"{member.fingerprint}.json", content, like=self._directory)
+        files.write_json(self._folder / f"{member.fingerprint}.json", content, like=self._directory, lasting=False)
 
     def alike(self, own: Member) -> list[Member]:
         """The other members, most alike first."""

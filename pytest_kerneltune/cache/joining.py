@@ -22,7 +22,7 @@ from pytest_kerneltune.cache import document
 from pytest_kerneltune.cache.entry import Entry, Run, beyond, merged
 from pytest_kerneltune.cache.family import Family, Member
 from pytest_kerneltune.cache.journal import Leftover, leftovers
-from pytest_kerneltune.cache.store import read_entry
+from pytest_kerneltune.cache.store import entry_path, read_entry
 from pytest_kerneltune.cache.upkeep import Item
 from pytest_kerneltune.disk import leases
 from pytest_kerneltune.errors import StoreError
@@ -77,7 +77,7 @@ class Joining:
             self._add_journals(item)
 
     def _joined(self, entry: Entry) -> Change:
-        path = self._path(entry.fingerprint)
+        path = entry_path(self.directory, entry.fingerprint)
         if path.exists() and _is_known(path, entry):
             return Change.UNCHANGED
         files.make_directory(path.parent, like=self.directory)
@@ -105,19 +105,13 @@ class Joining:
 
     def _write(self, path: Path, entry: Entry) -> None:
         """The pointer first: without its entry it does no harm, and who is killed here does both again."""
-        try:
-            content = document.rendered(entry)
-            if len(content) > files.MAX_BYTES:
-                raise ValueError(f"it would be larger than {files.MAX_BYTES >> 20} MiB")
-            if entry.family:
-                member = Member(entry.fingerprint, entry.kernel, entry.inputs, entry.last.created, entry.device)
-                Family(self.directory, entry.family).add(member)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StoreError(f"cannot write {path}: {error}") from error
+        content = document.content_of(path, entry)
+        if entry.family:
+            Family(self.directory, entry.family).add(Member.of(entry))
         files.write_bytes(path, content, like=self.directory)
 
     def _add_journals(self, item: Item) -> None:
-        path = self._path(item.fingerprint)
+        path = entry_path(self.directory, item.fingerprint)
         with self._tolerant(""):
             ours = read_entry(path, item.fingerprint)
             for leftover in leftovers(item.path, ours, self._tolerant):
@@ -151,9 +145,6 @@ class Joining:
                 files.write_bytes(target, content, like=self.directory)
                 return Change.ADDED if ours is None else Change.EXTENDED
         return Change.UNCHANGED
-
-    def _path(self, fingerprint: str) -> Path:
-        return self.directory / fingerprint[:2] / f"{fingerprint}.json"
 
 
 def _is_known(path: Path, entry: Entry) -> bool:

@@ -16,12 +16,10 @@ from pathlib import Path
 
 from pytest_kerneltune import files
 from pytest_kerneltune.cache.document import journal_trials, run_from_json, run_to_json
-from pytest_kerneltune.cache.entry import Entry, Run, beyond
+from pytest_kerneltune.cache.entry import UNKNOWN_RUN, Entry, Run, beyond
 from pytest_kerneltune.errors import StoreError
-from pytest_kerneltune.search import Effort
 from pytest_kerneltune.trial import Trial
 
-_UNKNOWN = Run("", Effort.NONE, 0, False, "")  # of a journal that does not say
 _TOKEN = re.compile("[0-9a-f]{16}")
 
 
@@ -33,7 +31,7 @@ class Journal:
         self.token = secrets.token_hex(8)
         self.path = path.with_suffix(f".trials-{self.token}.jsonl")
         self._root = root
-        self._run = _UNKNOWN
+        self._run = UNKNOWN_RUN
         self._recorded: list[Trial] = []
         self.is_begun = False
 
@@ -122,7 +120,7 @@ def _leftover(path: Path, entry: Entry | None) -> Leftover:
 def _first(lines: Sequence[bytes]) -> Run:
     with suppress(ValueError, KeyError, TypeError, IndexError):
         return run_from_json(files.parse_json(lines[0])["run"])
-    return _UNKNOWN
+    return UNKNOWN_RUN
 
 
 def _fresh(run: Run, entry: Entry | None) -> tuple[Trial, ...]:

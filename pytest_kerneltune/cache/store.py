@@ -8,7 +8,7 @@
     DIRECTORY/families/                         which entries are of one kernel (``family.py``)
 
 1. Of the processes that want a fingerprint, one tunes (``flight``); the others wait for it and find its entry. Who dies
-   or hangs is replaced (``leases.py``); waiting has a limit.
+   or hangs is replaced (``disk/leases.py``); waiting has a limit.
 2. A trial is on disk before the next is made, and stays there until an entry that holds it is written: a search that
    is killed leaves its trials to the next.
 3. Nothing rests on there being one tuner only. Each writes a journal of its own; an entry is written from what is on
@@ -69,7 +69,7 @@ class Cache:
         self.directory = directory
         self.writable = writable
         self._warn = warn
-        self.retake_s = lease_s / 3  # for the lease of an entry that is ready to be written
+        self._retake_s = lease_s / 3  # for the lease of an entry that is ready to be written
         self._wait_s, self._limit_bytes, self._lease_s = wait_s, limit_bytes, lease_s
         self._warned: set[str] = set()
 
@@ -134,9 +134,7 @@ class Cache:
 
     def path(self, fingerprint: str) -> Path:
         """Where the entry is; raises ValueError where that is no fingerprint."""
-        if not FINGERPRINT.fullmatch(fingerprint):
-            raise ValueError(f"{fingerprint!r} is not a fingerprint")
-        return self.directory / fingerprint[:2] / f"{fingerprint}.json"
+        return entry_path(self.directory, fingerprint)
 
     def tidy(self) -> None:
         """Keep the directory within its limit; looks at it from time to time only."""
@@ -221,7 +219,7 @@ class _DiskFlight(Flight):
             if self._lease is not None and self._lease.is_held():
                 self._write(entry)
             else:  # another may tune by now: its entry is not lost, and our trials stay in the journal for who is next
-                timeout_s = 0.0 if self._lease is None else self._cache.retake_s
+                timeout_s = 0.0 if self._lease is None else self._cache._retake_s
                 with suppress(leases.Busy), self._cache._leased(self._path, timeout_s):
                     self._write(entry)
 
@@ -239,8 +237,7 @@ class _DiskFlight(Flight):
             leftover.remove()
         files.remove(self._journal.path)
         if head.family:
-            member = Member(head.fingerprint, head.kernel, head.inputs, head.last.created, head.device)
-            Family(self._cache.directory, head.family).add(member)
+            Family(self._cache.directory, head.family).add(Member.of(head))
 
     def _written(self, entry: Entry) -> Entry | None:
         """The entry that is on disk now, None where another has written one since we looked."""
@@ -254,7 +251,7 @@ class _DiskFlight(Flight):
         left = [each.run for each in self._leftovers if each.fresh and beyond(each.fresh, entry.trials)]
         head = head.with_runs([*runs, *left, *entry.runs])
         draft = self._path.with_name(f".kerneltune-{self._journal.token}.tmp")
-        files.write_bytes(draft, _content(self._path, head), like=self._cache.directory)
+        files.write_bytes(draft, document.content_of(self._path, head), like=self._cache.directory)
         try:
             if _stamp(self._path) != seen:
                 return None
@@ -262,6 +259,13 @@ class _DiskFlight(Flight):
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
         return head
+
+
+def entry_path(directory: Path, fingerprint: str) -> Path:
+    """Where the cache in ``directory`` keeps the entry; raises ValueError where that is no fingerprint."""
+    if not FINGERPRINT.fullmatch(fingerprint):
+        raise ValueError(f"{fingerprint!r} is not a fingerprint")
+    return directory / fingerprint[:2] / f"{fingerprint}.json"
 
 
 def read_entry(path: Path, fingerprint: str) -> Entry | None:
@@ -281,17 +285,6 @@ def _stamp(path: Path) -> tuple[int, ...]:
         status = path.lstat()
         return status.st_ino, status.st_size, status.st_mtime_ns
     return ()
-
-
-def _content(path: Path, entry: Entry) -> bytes:
-    """The entry's document; raises StoreError where it cannot be one."""
-    try:
-        content = document.rendered(entry)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"cannot write {path}: {error}") from error
-    if len(content) > files.MAX_BYTES:
-        raise StoreError(f"cannot write {path}: it would be larger than {files.MAX_BYTES >> 20} MiB")
-    return content
 
 
 def _note_use(path: Path) -> None:

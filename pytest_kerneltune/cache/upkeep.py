@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 from pytest_kerneltune import files
 from pytest_kerneltune.cache.document import SCHEMA
 from pytest_kerneltune.cache.family import FINGERPRINT
-from pytest_kerneltune.disk import leases
+from pytest_kerneltune.disk import leases, regular
 from pytest_kerneltune.errors import StoreError
 
 FOLDER = re.compile("[0-9a-f]{2}")
@@ -141,7 +140,7 @@ def is_due(directory: Path) -> bool:
     stamp = directory / STAMP
     if _is_recent(stamp, time.time()):
         return False
-    probe = _temporary(directory)
+    probe = regular.temporary_in(directory)
     try:
         probe.touch(exist_ok=False)
         try:
@@ -162,7 +161,7 @@ def _is_recent(stamp: Path, now: float) -> bool:
 
 def _is_ours(stamp: Path, now: float) -> bool:
     """Whether the new stamp is made by us, and not by another process at the same time. Raises OSError."""
-    withdrawn = _temporary(stamp.parent)
+    withdrawn = regular.temporary_in(stamp.parent)
     with suppress(FileNotFoundError):
         stamp.rename(withdrawn)
         if _is_recent(withdrawn, now):  # it is the new one, made since we looked
@@ -174,10 +173,6 @@ def _is_ours(stamp: Path, now: float) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _temporary(directory: Path) -> Path:
-    return directory / f".kerneltune-{secrets.token_hex(8)}.tmp"
 
 
 def trim(directory: Path, limit_bytes: int) -> Trimmed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections import Counter
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_kerneltune.cache import Entry
+from pytest_kerneltune.cache.family import FINGERPRINT
 from pytest_kerneltune.cache.journal import leftovers
 from pytest_kerneltune.cache.upkeep import Item, items
 from pytest_kerneltune.commands import cache_checks, cache_prune, cache_transfer
@@ -42,7 +42,6 @@ examples:
   python -m pytest_kerneltune cache prune --older-than 90d --dry-run
 """
 
-_HEX = re.compile("[0-9a-f]{4,64}")
 _WAIT_S = 40  # a little longer than a lease lasts without its holder
 
 
@@ -164,7 +163,8 @@ def _show(options: Namespace) -> int:
 
 def _named(directory: Path, what: str, trouble: Trouble) -> Iterator[tuple[Item, Entry]]:
     """The entries whose fingerprints begin so, or else whose kernels are called so."""
-    is_prefix = _HEX.fullmatch(what) and any(i.entry and i.fingerprint.startswith(what) for i in items(directory))
+    is_hex = FINGERPRINT.fullmatch(what) is not None
+    is_prefix = is_hex and any(i.entry and i.fingerprint.startswith(what) for i in items(directory))
     for item, entry in entries(directory, trouble, what if is_prefix else ""):
         if is_prefix or matches(entry.kernel, what):
             yield item, entry

@@ -18,19 +18,21 @@ from pytest_kerneltune import files
 from pytest_kerneltune.cache import Entry, NewerSchema, upkeep
 from pytest_kerneltune.cache.family import FINGERPRINT
 from pytest_kerneltune.cache.journal import leftovers
-from pytest_kerneltune.cache.store import read_entry
+from pytest_kerneltune.cache.store import entry_path, read_entry
 from pytest_kerneltune.cache.upkeep import Item
 from pytest_kerneltune.commands.cache_report import age_text, entries_text
 from pytest_kerneltune.commands.cache_scan import directory_of, say, shown
 from pytest_kerneltune.disk import leases
+from pytest_kerneltune.disk.regular import TEMPORARY
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.report.format import count
 
 _FAMILIES = "families"
 _KNOWN = {"README.md", ".gitignore", "CACHEDIR.TAG", _FAMILIES, "replies", "code", upkeep.STAMP}
+"""What is in the directory itself; "code" is of earlier versions."""
+
 _LOCK = re.compile(rf"{FINGERPRINT.pattern}\.json\.lock(\..*)?")
 _POINTER = re.compile(rf"{FINGERPRINT.pattern}\.json")
-_TEMPORARY = re.compile(r"\.kerneltune-[0-9a-f]{16}\.tmp")
 _SILENT_S = 2 * leases.LEASE_S  # a holder gives a sign of life several times as often
 
 
@@ -109,7 +111,7 @@ class _Examination:
             yield from _others(families, _is_family)
             for folder in upkeep.folders(families, FINGERPRINT):
                 yield from _others(folder, _is_pointer)
-                yield from _lost_pointers(folder, self._directory)
+                yield from _lost_pointers(folder)
 
     def _in_item(self, item: Item) -> Iterator[Finding]:
         entry = None
@@ -147,7 +149,7 @@ def _others(folder: Path, is_own: Callable[[os.DirEntry[str]], bool]) -> Iterato
     """What is not the cache's own."""
     try:
         with os.scandir(folder) as files_:
-            strange = sorted(each.path for each in files_ if not is_own(each) and not _TEMPORARY.fullmatch(each.name))
+            strange = sorted(each.path for each in files_ if not is_own(each) and not TEMPORARY.fullmatch(each.name))
     except FileNotFoundError:
         return
     except OSError as error:
@@ -184,9 +186,9 @@ def _stale_locks(folder: Path) -> Iterator[Finding]:
                 yield Finding(Kind.LOCK, path, f"no sign of life for {age_text(silent_s)}; whoever comes next takes it")
 
 
-def _lost_pointers(folder: Path, directory: Path) -> Iterator[Finding]:
+def _lost_pointers(folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.glob("*.json")):
-        if _POINTER.fullmatch(path.name) and not (directory / path.name[:2] / path.name).exists():
+        if _POINTER.fullmatch(path.name) and not _entry_of(path).exists():
             yield Finding(Kind.POINTER, path)
 
 
@@ -214,4 +216,4 @@ def _set_aside(path: Path) -> str:
 
 
 def _entry_of(pointer: Path) -> Path:
-    return pointer.parents[2] / pointer.name[:2] / pointer.name
+    return entry_path(pointer.parents[2], pointer.stem)

@@ -36,7 +36,7 @@ def add_criteria(parser: ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     add = parser.add_argument
     add("--older-than", type=_age, metavar="AGE", help="not used for so long: 12h, 90d or 8w")
-    add("--size", "--larger-than", type=_size, metavar="SIZE", help="keep at most so much: 500M, 2G (powers of 1024)")
+    add("--size", type=_size, metavar="SIZE", help="keep at most so much: 500M, 2G (powers of 1024)")
     add(
         "--set-aside",
         action="store_true",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,11 +22,17 @@ def add_directory(parser: ArgumentParser) -> None:
     """The option ``--cache``."""
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=_directory,
         metavar="DIR",
-        help="the tuning cache (default: KERNELTUNE_CACHE_DIR, else in the user's cache directory); name it here if "
-        "your tests set it by --autotune-cache or in the ini file",
+        help="the tuning cache (default: the first directory of KERNELTUNE_CACHE_DIR, else in the user's cache "
+        "directory); name it here if your tests set it by --autotune-cache or in the ini file",
     )
+
+
+def _directory(text: str) -> Path:
+    if not text:  # of a variable that is not set, say
+        raise ArgumentTypeError("it is empty, and names no directory")
+    return Path(text)
 
 
 def chosen_directory(options: Namespace) -> Path:

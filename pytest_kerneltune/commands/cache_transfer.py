@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pytest_kerneltune.cache.joining import Change, Joining
 from pytest_kerneltune.cache.upkeep import items
 from pytest_kerneltune.commands.cache_report import entries_text
 from pytest_kerneltune.commands.cache_scan import Trouble, chosen_directory, directory_of, say, shown, wanted_entries
+from pytest_kerneltune.disk.regular import temporary_in
 from pytest_kerneltune.errors import StoreError, UsageError
 from pytest_kerneltune.report.format import count
 
@@ -58,7 +58,7 @@ def _target(name: str) -> Iterator[TextIO]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    temporary = path.with_name(f".kerneltune-{secrets.token_hex(8)}.tmp")
+    temporary = temporary_in(path.parent)
     try:
         with temporary.open("x", encoding="utf-8") as file:
             yield file

@@ -15,7 +15,7 @@ from typing import Any
 from pytest_kerneltune import files
 from pytest_kerneltune.cache import Entry
 from pytest_kerneltune.commands.arguments import at_least
-from pytest_kerneltune.commands.cache_scan import add_directory, directory_of, entries, is_wanted, say
+from pytest_kerneltune.commands.cache_scan import Trouble, add_directory, directory_of, entries, is_wanted, say
 from pytest_kerneltune.errors import StoreError, UsageError
 from pytest_kerneltune.recorded import REPEATS_SUFFIX, SUFFIX
 from pytest_kerneltune.recording import Recording
@@ -59,8 +59,8 @@ def describe(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     directory = directory_of(options)
-    trouble: list[str] = []
-    found = [entry for _, entry in entries(directory, trouble.append) if is_wanted(entry, options.kernel, None)]
+    trouble = Trouble()
+    found = [entry for _, entry in entries(directory, trouble) if is_wanted(entry, options.kernel, None)]
     if options.kernel and not found:
         raise UsageError(f"the cache {str(directory)!r} holds no kernel {' or '.join(map(repr, options.kernel))}")
     for name, entry in _named(found):
@@ -70,10 +70,8 @@ def run(options: Namespace) -> int:
         try:
             print(_write(options.folder, name, entry, options.force))
         except StoreError as error:
-            trouble.append(f"skipped {entry.kernel}: {error}")
-    for line in trouble:
-        say(line)
-    return int(bool(trouble))
+            trouble(f"skipped {entry.kernel}: {error}")
+    return trouble.end()
 
 
 def _named(found: Sequence[Entry]) -> list[tuple[str, Entry]]:

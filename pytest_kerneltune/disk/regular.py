@@ -18,7 +18,9 @@ from pathlib import Path
 from pytest_kerneltune.disk import permissions
 
 _STALE_S = 3600.0
-_TEMPORARY = re.compile(r"\.kerneltune-[0-9a-f]{16}\.tmp|.+\.lock\.(break|restore)\.[0-9]+\.[0-9a-f]{32}", re.DOTALL)
+TEMPORARY = re.compile(r"\.kerneltune-[0-9a-f]{16}\.tmp|.+\.lock\.(break|restore)\.[0-9]+\.[0-9a-f]{32}", re.DOTALL)
+"""Names of files that are to be renamed, or that filelock takes markers over by."""
+
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -55,17 +57,18 @@ def opened_to_append(path: Path, like: Path | None) -> int:
     return descriptor
 
 
-def replace(target: Path, content: bytes, like: Path | None) -> None:
+def replace(target: Path, content: bytes, like: Path | None, lasting: bool = True) -> None:
     """Put a file of ``content`` in the place of ``target``, whole or not at all.
 
-    It has ``like``'s permissions, else those of the file that it replaces, else what the umask says.
+    It has ``like``'s permissions, else those of the file that it replaces, else what the umask says. One that is to be
+    ``lasting`` is there after a power cut, too, which takes some milliseconds.
     """
     mode = None
     with suppress(FileNotFoundError):
         status = target.lstat()
         _refuse_irregular(status)
         mode = stat.S_IMODE(status.st_mode)
-    temporary = target.with_name(f".kerneltune-{secrets.token_hex(8)}.tmp")
+    temporary = temporary_in(target.parent)
     is_open_to_all = like is None and mode is None
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if is_open_to_all else 0o600)
     try:
@@ -77,13 +80,20 @@ def replace(target: Path, content: bytes, like: Path | None) -> None:
                     os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
-            os.fsync(descriptor)
+            if lasting:
+                os.fsync(descriptor)
         temporary.replace(target)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync(target.parent)
+    if lasting:
+        _sync(target.parent)
+
+
+def temporary_in(directory: Path) -> Path:
+    """A path for a file in ``directory`` that is to be renamed, or to be gone soon."""
+    return directory / f".kerneltune-{secrets.token_hex(8)}.tmp"
 
 
 def is_stale_temporary(path: Path) -> bool:
@@ -91,7 +101,7 @@ def is_stale_temporary(path: Path) -> bool:
 
     It is known by its name, and an hour old: no process is that slow.
     """
-    if not _TEMPORARY.fullmatch(path.name):
+    if not TEMPORARY.fullmatch(path.name):
         return False
     try:
         status = path.lstat()

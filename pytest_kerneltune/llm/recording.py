@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Whoever adds an exchange holds the lease of the file (``leases.py``) and replaces the file whole. So processes may
-   record into one file at once, and a killed one leaves behind what was recorded up to then.
+1. Whoever adds an exchange holds the lease of the file (``disk/leases.py``) and replaces the file whole. So processes
+   may record into one file at once, and a killed one leaves behind what was recorded up to then.
 2. An exchange takes the place of an earlier one to the same request; all others stay.
 3. A file that is none of ours is never written to: it stays as it is, and what to do is said.
 4. Recorded are messages, reply, model, kernel, tokens and why a reply ended early, nothing else; and only what was

@@ -96,7 +96,7 @@ class CachedReplies:
         with suppress(OSError):
             cache = self._directory.parent
             permissions.make_below(path.parent, cache)
-            regular.replace(path, content, cache)
+            regular.replace(path, content, cache, lasting=False)
             if next(self._writes) % _LOOKED_AT_EVERY == 0:
                 self._trim()
 

@@ -10,7 +10,7 @@ Rules:
    directory in a constant made from ``__file__``: a kernel has one digest whatever directory, import mode or Python
    version it is read in. Only code without a readable source is told apart by its bytecode.
 
-A kernel's fingerprint takes three more (``kernel_digest``):
+A kernel's fingerprint takes five more (``kernel_digest``):
 4. A module's variable of which nothing but type and shape counts (an array, somebody's object) counts by how the module
    makes it (``origins.py``). What is in an array of at most 64 KiB counts where no statement shows how it is made, or
    where one reads it from a file. A closure's variable is an input, which its content does not make another.

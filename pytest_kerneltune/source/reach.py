@@ -1,4 +1,4 @@
-"""The walk from a kernel's functions over all live objects that they reach; ``source.py`` has the rules."""
+"""The walk from a kernel's functions over all live objects that they reach; the package has the rules."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Found:
 class Walk:
     """One walk. In a token, ``#3`` is the fourth unit: a name's target whatever it is called.
 
-    With ``thorough``, also what the rules of ``source.py`` ask for of a kernel; UsageError where there is too much.
+    With ``thorough``, also what the rules of the package ask for of a kernel; UsageError where there is too much.
     """
 
     def __init__(self, functions: Sequence[Any], thorough: bool = False) -> None:

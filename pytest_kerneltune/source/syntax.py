@@ -1,6 +1,6 @@
 """Python source text: where a function is in it, its canonical form, and the names it takes from outside.
 
-Pure functions of text; ``source.py`` walks live objects with them. The canonical form is a dump of our own, since what
+Pure functions of text; ``reach.py`` walks live objects with them. The canonical form is a dump of our own, since what
 ``ast.dump`` and ``ast.unparse`` write differs from one Python version to the next.
 """
 

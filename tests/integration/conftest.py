@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from compileall import compile_dir
 from dataclasses import dataclass
@@ -133,6 +135,24 @@ class Suite:
         file.unlink(missing_ok=True)
         result = runner(*_OWN_OPTIONS, *([f"--autotune-json={file}"] if report else []), *args)
         return Run(result, json.loads(file.read_text()) if file.exists() else {})
+
+    def start(self, *args: str) -> subprocess.Popen[bytes]:
+        """pytest in a process of its own, at work now; what it says is in ``started_log``."""
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *args]
+        with self.started_log.open("ab") as log:
+            return subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, env=dict(os.environ))
+
+    @property
+    def started_log(self) -> Path:
+        return self.root / "started.log"
+
+    def wait_until(self, condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+        """Wait for what the started ``process`` is to bring about before it ends."""
+        deadline = time.monotonic() + 60
+        while not condition() and time.monotonic() < deadline:
+            assert process.poll() is None, self.started_log.read_text()
+            time.sleep(0.02)
+        assert condition()
 
     @property
     def baseline_files(self) -> list[Path]:

@@ -103,7 +103,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def holder(path: Path) -> subprocess.Popen[str]:
     """A process that tunes the entry."""
-    code = "import sys, time, pathlib; from pytest_kerneltune.disk import leases; l = leases.take(pathlib.Path(sys.argv[1]))"
+    code = "import sys, time, pathlib; from pytest_kerneltune.disk import leases; "
+    code += "lease = leases.take(pathlib.Path(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{code}; print(); sys.stdout.flush(); time.sleep(60)", str(path)],
         stdout=subprocess.PIPE,
@@ -177,6 +178,7 @@ def test_lists_choose_by_kernel_and_device_and_foreign_text_cannot_reach_the_ter
     assert (status, len(out.splitlines())) == (1, 4)
     assert err.startswith(f"skipped {cache / '03'}")
     assert command("list", "--cache", cache / "none")[0] == 2
+    assert "names no directory" in command("list", "--cache", "")[2]  # of a shell's variable that is not set
 
 
 def test_an_entry_is_shown_with_all_that_is_known_of_it(cache: Path, command: Command) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,22 +40,8 @@ def cache(suite: Suite) -> Iterator[Path]:
     suite.write("test_it.py", KERNEL)
     (suite.root / "slow").touch()
     yield suite.root / "cache"
-    log = suite.root / "started.log"
+    log = suite.started_log
     assert not log.exists() or "Traceback" not in log.read_text()
-
-
-def start(suite: Suite) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", FINITE]
-    with (suite.root / "started.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=suite.root, stdout=log, stderr=log, env=dict(os.environ))
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], suite: Suite) -> None:
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        assert process.poll() is None, (suite.root / "started.log").read_text()
-        time.sleep(0.02)
-    assert condition()
 
 
 def journals(cache: Path) -> list[Path]:
@@ -82,8 +65,8 @@ def measured(suite: Suite) -> set[str]:
 def test_runs_killed_at_random_lose_no_config(suite: Suite, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(7)
     for _ in range(3):  # rounds of which nobody survives
-        known, both = len(recorded(cache)), [start(suite) for _ in range(2)]
-        wait_until(partial(has_more, cache, known), both[0], suite)
+        known, both = len(recorded(cache)), [suite.start(FINITE) for _ in range(2)]
+        suite.wait_until(partial(has_more, cache, known), both[0])
         for process in draw.sample(both, 2):
             time.sleep(draw.uniform(0.0, 0.15))
             process.kill()
@@ -102,11 +85,11 @@ def test_runs_killed_at_random_lose_no_config(suite: Suite, cache: Path, capsys:
 
 
 def test_who_is_interrupted_while_waiting_leaves_the_tuner_alone(suite: Suite, cache: Path) -> None:
-    tuner = start(suite)
-    wait_until(lambda: bool(journals(cache)), tuner, suite)
-    waiter = start(suite)
-    log = suite.root / "started.log"
-    wait_until(lambda: f"process {tuner.pid} is tuning this kernel; waiting" in log.read_text(), waiter, suite)
+    tuner = suite.start(FINITE)
+    suite.wait_until(lambda: bool(journals(cache)), tuner)
+    waiter = suite.start(FINITE)
+    log = suite.started_log
+    suite.wait_until(lambda: f"process {tuner.pid} is tuning this kernel; waiting" in log.read_text(), waiter)
     waiter.send_signal(signal.SIGINT)
     assert waiter.wait(30) == 2
     (suite.root / "slow").unlink()
@@ -118,32 +101,32 @@ def test_who_is_interrupted_while_waiting_leaves_the_tuner_alone(suite: Suite, c
 
 
 def test_a_cache_that_goes_away_during_the_run_is_made_again(suite: Suite, cache: Path) -> None:
-    process = start(suite)
-    wait_until(lambda: bool(journals(cache)), process, suite)
+    process = suite.start(FINITE)
+    suite.wait_until(lambda: bool(journals(cache)), process)
     cache.rename(suite.root / "moved")
     (suite.root / "slow").unlink()
     assert process.wait(60) == 0
-    assert "tuning cache" not in (suite.root / "started.log").read_text()
+    assert "tuning cache" not in suite.started_log.read_text()
     again = suite.run(FINITE).kernels["kernel"]["search"]
     assert (again["source"], again["attempts"]) == ("cache", COUNT)
 
 
 def test_a_file_in_place_of_the_cache_during_the_run_is_one_warning(suite: Suite, cache: Path) -> None:
-    process = start(suite)
-    wait_until(lambda: bool(journals(cache)), process, suite)
+    process = suite.start(FINITE)
+    suite.wait_until(lambda: bool(journals(cache)), process)
     cache.rename(suite.root / "moved")
     cache.write_text("mine")
     (suite.root / "slow").unlink()
     assert process.wait(60) == 0
-    log = (suite.root / "started.log").read_text()
+    log = suite.started_log.read_text()
     assert log.count("tuning cache: ") == 1
     assert measured(suite) == set(map(str, range(COUNT)))
     assert cache.read_text() == "mine"
 
 
 def test_a_stopped_tuner_is_waited_for_no_longer_than_asked_and_told_of_once(suite: Suite, cache: Path) -> None:
-    tuner = start(suite)  # stopped while it times, and so holds the device's lock too
-    wait_until(lambda: bool(journals(cache)), tuner, suite)
+    tuner = suite.start(FINITE)  # stopped while it times, and so holds the device's lock too
+    suite.wait_until(lambda: bool(journals(cache)), tuner)
     tuner.send_signal(signal.SIGSTOP)
     (suite.root / "slow").unlink()
     try:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,12 +161,6 @@ def test_a_cache_that_cannot_be_written_is_a_warning(suite: Suite) -> None:
     assert "going on without it" in run.out
 
 
-def start(suite: Suite, *args: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *args]
-    with (suite.root / "started.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=suite.root, stdout=log, stderr=log, env=dict(os.environ))
-
-
 def kernels(path: Path) -> dict[str, dict[str, object]]:
     return {kernel["name"]: kernel for kernel in json.loads(path.read_text())["kernels"]}
 
@@ -177,8 +168,8 @@ def kernels(path: Path) -> dict[str, dict[str, object]]:
 def test_four_processes_tune_each_kernel_once(suite: Suite) -> None:
     suite.write("test_it.py", KERNELS)
     reports = [suite.root / f"report-{i}.json" for i in range(4)]
-    processes = [start(suite, FINITE, f"--autotune-json={report}") for report in reports]
-    assert [process.wait(120) for process in processes] == [0] * 4, (suite.root / "started.log").read_text()
+    processes = [suite.start(FINITE, f"--autotune-json={report}") for report in reports]
+    assert [process.wait(120) for process in processes] == [0] * 4, suite.started_log.read_text()
     for name in ("first", "second"):
         found = [kernels(report)[name] for report in reports]
         sources = sorted(kernel["search"]["source"] for kernel in found)  # type: ignore[index]
@@ -203,8 +194,8 @@ def test_kernel(kernel): pass
 
 def test_a_killed_run_leaves_its_configs_to_the_next(suite: Suite) -> None:
     suite.write("test_it.py", SLOW)
-    process = start(suite, FINITE)
-    wait_until(lambda: "3" in suite.lines("ran"), process, suite)
+    process = suite.start(FINITE)
+    suite.wait_until(lambda: "3" in suite.lines("ran"), process)
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     assert sorted(set(suite.lines("ran"))) == ["0", "1", "2", "3"]
@@ -244,8 +235,8 @@ def test_kernel(kernel): pass
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_ends_early_leaves_no_process_behind(suite: Suite, name: signal.Signals) -> None:
     suite.write("test_it.py", HANGING)
-    process = start(suite, FINITE)
-    wait_until(lambda: (suite.root / "hanging").exists(), process, suite)
+    process = suite.start(FINITE)
+    suite.wait_until(lambda: (suite.root / "hanging").exists(), process)
     children = [int(pid) for pid in _children(process.pid)]
     assert children
     process.send_signal(name)
@@ -254,14 +245,6 @@ def test_a_run_that_ends_early_leaves_no_process_behind(suite: Suite, name: sign
     while any(map(_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_alive, children))
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], suite: Suite) -> None:
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        assert process.poll() is None, (suite.root / "started.log").read_text()
-        time.sleep(0.02)
-    assert condition()
 
 
 def _children(pid: int) -> list[str]:
