@@ -2,7 +2,8 @@
 
 A map of the house, from the bottom up; a module imports only what stands above it.
 
-- ``errors``, ``trial``, ``condition``, ``parameter``, ``space``, ``threshold``, ``versions``: what all speak about.
+- ``errors``, ``trial``, ``condition``, ``parameter``, ``space``, ``threshold``, ``versions``,
+  ``texts``: what all speak about.
 - ``statistics``, ``timing``, ``record``: pure numbers: how often to launch, what readings say, what is kept of them.
 - ``gate/``: the verdict (``policy``: its limits, ``decision``: the three-way rule, ``views`` and ``panel``: ratios to
   yardsticks against stored sessions, ``beside``: two versions in one process, ``wording``).
@@ -23,8 +24,9 @@ A map of the house, from the bottom up; a module imports only what stands above 
 - ``recorded``, ``recording``, ``comparison``: search spaces measured before, and how good searches are on them.
 - ``options``, ``settings``, ``outcome``, ``driver`` (with ``finals``), ``adviser``, ``choosing`` (with ``keeping``):
   what is asked of a run, and how it searches.
-- ``judging`` (with ``asking``), ``verdicts``, ``place``: a kernel measured for the gate, what the user is told, where
-  its baseline is. ``selftest`` (with ``selftest_summary``, ``resampling``): the gate tried on a kernel and itself.
+- ``judging`` (with ``asking``), ``verdicts``, ``place``, ``surroundings``: a kernel measured for the gate, what the
+  user is told, where what is known is kept, and what it all runs on. ``selftest`` (with ``selftest_summary``,
+  ``resampling``): the gate tried on a kernel and itself.
 - ``basetree``, ``redirect``, ``exporting``, ``against``, ``bases``: an older commit's kernels: its files checked out,
   imported in a process of their own (``base_side``), sent here by value.
 - ``gating``, ``session``: one kernel at the gate, all kernels of a run.

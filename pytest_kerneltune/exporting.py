@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from pytest_kerneltune.against import Counterpart
-from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.backends.exported import ExportedKernel
 from pytest_kerneltune.choosing import best_known
 from pytest_kerneltune.errors import KernelError, StoreError
-from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
-from pytest_kerneltune.place import BaselinePlace, keep_code, strict_toolchain, tuning_cache
+from pytest_kerneltune.place import BaselinePlace, keep_code, tuning_cache
 from pytest_kerneltune.settings import Settings
+from pytest_kerneltune.surroundings import Surroundings
 from pytest_kerneltune.trial import Config
 from pytest_kerneltune.workload import Workload
 
 
-class Exporter:
+class Exporter(Surroundings):
     """Stands where a run's session does: knows the devices, and exports a workload in place of measuring it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._cache = tuning_cache(settings, lambda _: None)
-        self._devices: dict[bool, DeviceInfo] = {}
-
-    def device(self, kernel: Kernel) -> DeviceInfo:
-        """The device that the kernel runs on."""
-        on_gpu = kernel.clock == "cuda"
-        if on_gpu not in self._devices:
-            self._devices[on_gpu] = cuda_device() if on_gpu else cpu_device()
-        return self._devices[on_gpu]
-
-    def toolchain(self, kernel: Kernel) -> Mapping[str, str]:
-        """The versions that belong to the kernel's fingerprint."""
-        return strict_toolchain(self._settings, kernel, self.device(kernel))
 
     def export(self, workload: Workload, asked: Sequence[Config]) -> Counterpart:
         """The workload's kernel; raises KernelError where it cannot travel."""
@@ -43,7 +30,7 @@ class Exporter:
         choice = best_known(workload, self._stored(workload), self._cache)
         best = space.default if choice.config is None else choice.config
         configs = {space.key(config): config for config in (best, *map(space.canonical, filter(space.contains, asked)))}
-        keep_code(kernel, self._settings)
+        keep_code(kernel, self.settings)
         exported = ExportedKernel.of(kernel, workload.modules, list(configs.values()))
         usable = tuple(dict(config) for config in configs.values() if exported.has(config))
         source = cast(Literal["baseline", "cache", "default"], choice.summary.source)
@@ -53,7 +40,7 @@ class Exporter:
 
     def _stored(self, workload: Workload) -> Any:
         try:
-            return BaselinePlace(self._settings, workload, workload.device_name).stored()
+            return BaselinePlace(self.settings, workload, workload.device_name).stored()
         except StoreError:  # of a version that wrote other files: then it had no baseline
             return None
 

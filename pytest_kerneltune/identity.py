@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from pytest_kerneltune.texts import printable
+
 _PARAM = type(pytest.param(None))
 _SIMPLE = str | Number | None
 _LONGEST = 60  # characters that are made of a list or mapping
@@ -89,7 +91,7 @@ def _parameters(request: Any, chain: Sequence[Any]) -> str:
         return ""
     names = [name for name in dict.fromkeys(d.argname for d in chain) if name in callspec.params]
     labels = [_source(request, n).label(n, callspec.params[n], callspec.indices.get(n, 0)) for n in names]
-    return f"[{_printable('-'.join(labels))}]" if labels else ""
+    return f"[{printable('-'.join(labels))}]" if labels else ""
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,6 @@ def _listed(ids: Any) -> Any:
 
 def _is_same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and _text(one) != "" and _text(one) == _text(other))
-
-
-def _printable(text: str) -> str:
-    """``text`` with line breaks and what a terminal would obey escaped, as in test ids."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _label(name: str, value: Any, index: int) -> str:

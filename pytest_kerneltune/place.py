@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,9 @@ from pathlib import Path
 from pytest_kerneltune.backends import Kernel
 from pytest_kerneltune.baseline import baseline_path, device_slug, load_baseline, other_devices
 from pytest_kerneltune.cache import Cache, LayeredCache, NoCache, TuningCache
-from pytest_kerneltune.gpu import DeviceInfo
 from pytest_kerneltune.options import code_directory
 from pytest_kerneltune.record import Baseline
 from pytest_kerneltune.settings import Settings, environment
-from pytest_kerneltune.versions import toolchain
 from pytest_kerneltune.workload import Workload
 
 
@@ -33,13 +31,6 @@ def keep_code(kernel: Kernel, settings: Settings) -> None:
     keep = getattr(kernel, "keep_code_in", None)
     if keep is not None and settings.autotune_cache:
         keep(code_directory(environment()))
-
-
-def strict_toolchain(settings: Settings, kernel: Kernel, device: DeviceInfo) -> Mapping[str, str]:
-    """The versions that keep the kernel's entries apart; none unless the settings are strict."""
-    if not settings.autotune_strict:
-        return {}
-    return toolchain(kernel.kind, device.soft, getattr(kernel, "compiler", ""))
 
 
 @dataclass(frozen=True)

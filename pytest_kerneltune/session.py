@@ -27,16 +27,17 @@ from pytest_kerneltune.devices import Lookup, alike, device_of, parent_uuid, pin
 from pytest_kerneltune.driver import Progress
 from pytest_kerneltune.errors import KernelError
 from pytest_kerneltune.gating import Gate
-from pytest_kerneltune.gpu import DeviceInfo, cpu_device, cuda_device
+from pytest_kerneltune.gpu import DeviceInfo
 from pytest_kerneltune.guard import Guard
 from pytest_kerneltune.keeping import Choice
 from pytest_kerneltune.launcher import Workers
 from pytest_kerneltune.outcome import Outcome, VerdictSummary
-from pytest_kerneltune.place import BaselinePlace, keep_code, strict_toolchain, tuning_cache
+from pytest_kerneltune.place import BaselinePlace, keep_code, tuning_cache
 from pytest_kerneltune.selftest import self_test
 from pytest_kerneltune.settings import Settings, environment
 from pytest_kerneltune.source import source_digest
 from pytest_kerneltune.space import ConfigSpace
+from pytest_kerneltune.surroundings import Surroundings
 from pytest_kerneltune.trial import Budget, Clock, Config, Trial
 from pytest_kerneltune.turns import DeviceTurn
 from pytest_kerneltune.versions import versions
@@ -61,7 +62,7 @@ class Evaluation:
     """The verdict under another threshold (a fraction) and policy for missing baselines; None leaves one as it is."""
 
 
-class Session:
+class Session(Surroundings):
     """The kernels of one process. ``progress`` is told a kernel's name, where its tuning stands and its budget,
     ``say`` gets single lines for the user; ``history`` is needed to compare with older versions of a kernel."""
 
@@ -72,7 +73,7 @@ class Session:
         say: Callable[[str], None] = lambda _: None,
         history: History | None = None,
     ) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.bases = Bases(settings, history, self.open_benchmark)
         self._is_versioned = history is not None
         self.say = say
@@ -80,22 +81,10 @@ class Session:
         self._warnings: list[str] = []
         self._cache = tuning_cache(settings, self._warnings.append)
         self._tuner = Tuner(settings, self._cache, progress, say)
-        self._devices: dict[bool, DeviceInfo] = {}
         self.instruments: dict[Clock, Mapping[str, Any]] = {}
         """What was measured of each clock when this process first used it."""
         self._evaluations: dict[tuple[str, str, str], Evaluation] = {}
         self._is_warm = False
-
-    def device(self, kernel: Kernel) -> DeviceInfo:
-        """The device that the kernel runs on."""
-        on_gpu = kernel.clock == "cuda"
-        if on_gpu not in self._devices:
-            self._devices[on_gpu] = cuda_device() if on_gpu else cpu_device()
-        return self._devices[on_gpu]
-
-    def toolchain(self, kernel: Kernel) -> Mapping[str, str]:
-        """The versions that belong to the kernel's fingerprint."""
-        return strict_toolchain(self.settings, kernel, self.device(kernel))
 
     def evaluate(self, workload: Workload) -> Evaluation:
         """Tune, measure and judge the kernel as the settings say; what an earlier call found, if there was one.

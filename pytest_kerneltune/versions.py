@@ -64,12 +64,13 @@ def compiler_version(compiler: str) -> str:
 
 
 def _installed(distributions: Iterable[str]) -> dict[str, str]:
-    found = {name: _version(name) for name in distributions}
+    found = {name: installed_version(name) for name in distributions}
     return {name: version for name, version in found.items() if version}
 
 
 @lru_cache(maxsize=64)
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """The version of a distribution, "" where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A module imports only what stands above it; a name stands for a module or for a whole sub-package.
 HOUSE = [
-    ["errors", "trial", "condition", "parameter", "space", "threshold", "versions"],
+    ["errors", "trial", "condition", "parameter", "space", "threshold", "versions", "texts"],
     ["statistics", "timing", "record", "gate"],
     ["search"],
     ["disk", "files", "nvidia", "devices", "locking", "turns", "gpu", "guard"],
@@ -26,7 +26,7 @@ HOUSE = [
     ["cache", "baseline_text", "baseline", "refreshing", "merging", "recorded", "recording", "comparison"],
     ["options", "settings", "outcome", "driver", "finals", "asking", "judging"],
     ["adviser", "keeping", "choosing", "verdicts"],
-    ["place", "redirect", "basetree", "against", "exporting", "bases", "gating"],
+    ["place", "surroundings", "redirect", "basetree", "against", "exporting", "bases", "gating"],
     ["resampling", "selftest_summary", "selftest", "session"],
     ["completeness", "report", "arrivals", "retries", "results", "live"],
     ["api", "contract_backend", "testing", "identity", "fixture", "base_side", "covering", "items"],

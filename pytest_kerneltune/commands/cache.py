@@ -17,9 +17,10 @@ from pytest_kerneltune.cache.upkeep import Item, items
 from pytest_kerneltune.commands import cache_checks, cache_prune, cache_transfer
 from pytest_kerneltune.commands import cache_report as report
 from pytest_kerneltune.commands.arguments import at_least, matches
-from pytest_kerneltune.commands.cache_scan import Trouble, add_directory, directory_of, entries, shown, wanted_entries
+from pytest_kerneltune.commands.cache_scan import Trouble, add_directory, directory_of, entries, wanted_entries
 from pytest_kerneltune.disk import leases
 from pytest_kerneltune.errors import StoreError, UsageError
+from pytest_kerneltune.texts import printable
 
 _DESCRIPTION = """\
 What the tuning cache holds, an entry for each kernel, inputs and device with every config that was tried: list and show
@@ -115,7 +116,7 @@ def run(options: Namespace) -> int:
     try:
         return int(options.act(options))
     except StoreError as error:  # it may name a file that somebody else named
-        raise StoreError(shown(str(error))) from error
+        raise StoreError(printable(str(error))) from error
 
 
 def _list(options: Namespace) -> int:

@@ -21,11 +21,12 @@ from pytest_kerneltune.cache.journal import leftovers
 from pytest_kerneltune.cache.store import entry_path, read_entry
 from pytest_kerneltune.cache.upkeep import Item
 from pytest_kerneltune.commands.cache_report import age_text, entries_text
-from pytest_kerneltune.commands.cache_scan import directory_of, say, shown
+from pytest_kerneltune.commands.cache_scan import directory_of, say
 from pytest_kerneltune.disk import leases
 from pytest_kerneltune.disk.regular import TEMPORARY
 from pytest_kerneltune.errors import StoreError
 from pytest_kerneltune.report.format import count
+from pytest_kerneltune.texts import printable
 
 _FAMILIES = "families"
 _KNOWN = {"README.md", ".gitignore", "CACHEDIR.TAG", _FAMILIES, "replies", "code", upkeep.STAMP}
@@ -80,13 +81,13 @@ def verify(options: Namespace) -> int:
 
 def _line(finding: Finding, repair: str) -> str:
     text = f" ({finding.text})" if finding.text else ""
-    return shown(f"{finding.kind}: {finding.path}{text}{f': {repair}' if repair else ''}")
+    return printable(f"{finding.kind}: {finding.path}{text}{f': {repair}' if repair else ''}")
 
 
 def _summary(directory: Path, sound: int, found: Sequence[Finding]) -> str:
     kinds = Counter(str(finding.kind) for finding in found)
     return ", ".join(
-        [shown(f"{directory}: {entries_text(sound)} sound"), *(f"{n} {kind}" for kind, n in kinds.items())]
+        [printable(f"{directory}: {entries_text(sound)} sound"), *(f"{n} {kind}" for kind, n in kinds.items())]
     )
 
 

@@ -15,9 +15,10 @@ from pytest_kerneltune.cache import upkeep
 from pytest_kerneltune.cache.store import read_entry
 from pytest_kerneltune.cache.upkeep import Item
 from pytest_kerneltune.commands.cache_report import SHORT, age_text, entries_text, size_text
-from pytest_kerneltune.commands.cache_scan import Trouble, directory_of, shown, wanted_entries
+from pytest_kerneltune.commands.cache_scan import Trouble, directory_of, wanted_entries
 from pytest_kerneltune.errors import StoreError, UsageError
 from pytest_kerneltune.report.format import count
+from pytest_kerneltune.texts import printable
 
 _DESCRIPTION = """\
 Removes entries, with the trials of their interrupted searches. --kernel and --device choose among them. Of these go the
@@ -94,7 +95,7 @@ def _prune_set_aside(options: Namespace, directory: Path, trouble: Trouble) -> t
         except (OSError, StoreError) as error:
             trouble(f"{path} stays: {error}")
             continue
-        print(f"{_verb(options)} {shown(str(path))}, {size_text(status.st_size)}")
+        print(f"{_verb(options)} {printable(str(path))}, {size_text(status.st_size)}")
         number, total = number + 1, total + status.st_size
     return number, total
 
@@ -112,7 +113,8 @@ def _prune_entries(options: Namespace, directory: Path, trouble: Trouble) -> tup
         if reason:
             trouble(f"{name} stays: {reason}")
             continue
-        print(shown(f"{_verb(options)} {name}, {size_text(item.removable)}, last used {age_text(now - item.used)} ago"))
+        age, size = age_text(now - item.used), size_text(item.removable)
+        print(printable(f"{_verb(options)} {name}, {size}, last used {age} ago"))
         number, total = number + 1, total + item.removable
     return number, total
 

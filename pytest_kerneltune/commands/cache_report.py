@@ -13,8 +13,8 @@ from typing import Any
 from pytest_kerneltune.cache import Entry, Run
 from pytest_kerneltune.cache.document import verification_to_json
 from pytest_kerneltune.cache.upkeep import Item
-from pytest_kerneltune.commands.cache_scan import shown
 from pytest_kerneltune.report.format import count, latency
+from pytest_kerneltune.texts import printable
 from pytest_kerneltune.trial import Config, Trial
 
 SHORT = 12
@@ -116,8 +116,8 @@ def details(item: Item, entry: Entry, journals: Sequence[Leftover], tuner: str, 
     best = sorted((t for t in entry.trials if t.ok), key=lambda t: t.latency_ms)[:_BEST]
     failures = Counter(str(t.status) for t in entry.trials if not t.ok)
     return [
-        shown(entry.kernel),
-        *(f"  {label:<12}  {shown(text)}" for label, text in facts.items() if text),
+        printable(entry.kernel),
+        *(f"  {label:<12}  {printable(text)}" for label, text in facts.items() if text),
         *_section(_runs_title(entry), table([_RUN, *map(_run, entry.runs)])),
         *(_section("best trials:", table([_TRIAL, *map(_trial, best)])) if best else []),
         *(_section("failures:", _failures(failures)) if failures else []),
@@ -144,7 +144,7 @@ def details_json(item: Item, entry: Entry, journals: Sequence[Leftover], tuner: 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines with aligned columns; foreign text is escaped."""
-    plain = [[shown(cell) for cell in row] for row in rows]
+    plain = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in plain)
     return [f"  {line}".rstrip() for line in lines]
@@ -241,11 +241,11 @@ def _trial(trial: Trial) -> tuple[str, ...]:
 
 
 def _failures(failures: Mapping[str, int]) -> list[str]:
-    return [f"  {number} {shown(status)}" for status, number in sorted(failures.items(), key=lambda f: -f[1])]
+    return [f"  {number} {printable(status)}" for status, number in sorted(failures.items(), key=lambda f: -f[1])]
 
 
 def _journals(journals: Sequence[Leftover]) -> list[str]:
-    return [f"  {shown(j.name)}: {count(j.trials, 'trial')}, {j.fresh} of them in no entry" for j in journals]
+    return [f"  {printable(j.name)}: {count(j.trials, 'trial')}, {j.fresh} of them in no entry" for j in journals]
 
 
 def _finite(ms: float) -> float | None:

@@ -14,6 +14,7 @@ from pytest_kerneltune.commands.arguments import matches
 from pytest_kerneltune.errors import StoreError, UsageError
 from pytest_kerneltune.options import default_cache_directory
 from pytest_kerneltune.settings import environment
+from pytest_kerneltune.texts import printable
 
 _MOST_SAID = 20
 
@@ -69,14 +70,9 @@ def is_wanted(entry: Entry, kernels: Sequence[str] | None, devices: Sequence[str
     )
 
 
-def shown(text: str) -> str:
-    """``text``, which may be anybody's, with what a terminal would obey written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def say(text: str) -> None:
     """Print a line on standard error."""
-    print(shown(text), file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 class Trouble:

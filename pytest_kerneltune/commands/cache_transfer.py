@@ -17,10 +17,11 @@ from pytest_kerneltune.cache.exchange import exported, imported
 from pytest_kerneltune.cache.joining import Change, Joining
 from pytest_kerneltune.cache.upkeep import items
 from pytest_kerneltune.commands.cache_report import entries_text
-from pytest_kerneltune.commands.cache_scan import Trouble, chosen_directory, directory_of, say, shown, wanted_entries
+from pytest_kerneltune.commands.cache_scan import Trouble, chosen_directory, directory_of, say, wanted_entries
 from pytest_kerneltune.disk.regular import temporary_in
 from pytest_kerneltune.errors import StoreError, UsageError
 from pytest_kerneltune.report.format import count
+from pytest_kerneltune.texts import printable
 
 
 def export(options: Namespace) -> int:
@@ -34,7 +35,7 @@ def export(options: Namespace) -> int:
     if counts["bare"]:
         say(f"{entries_text(counts['bare'])} without trials left out")
     if options.file != "-":
-        print(f"{shown(options.file)}: {count(counts['trials'], 'trial')} of {entries_text(counts['entries'])}")
+        print(f"{printable(options.file)}: {count(counts['trials'], 'trial')} of {entries_text(counts['entries'])}")
     return trouble.end()
 
 
@@ -134,7 +135,7 @@ def merge(options: Namespace) -> int:
 def _report(joining: Joining, trouble: Trouble) -> int:
     entries, journals = joining.entries, joining.journals
     print(
-        f"{shown(str(joining.directory))}: {entries_text(entries[Change.ADDED])} added, "
+        f"{printable(str(joining.directory))}: {entries_text(entries[Change.ADDED])} added, "
         f"{entries[Change.EXTENDED]} extended, {entries[Change.UNCHANGED]} known already"
     )
     if copied := journals[Change.ADDED] + journals[Change.EXTENDED]:

@@ -8,12 +8,12 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pytest_kerneltune import nvidia
 from pytest_kerneltune.backends.code_store import CodeStore
 from pytest_kerneltune.options import code_directory, default_cache_directories
+from pytest_kerneltune.versions import installed_version
 
 _DISTRIBUTIONS = ("torch", "triton", "helion")
 _CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
@@ -60,16 +60,9 @@ class GpuState:
 
 def software() -> dict[str, str]:
     """Versions of what kernels are written with, "" where it is not installed. Nothing is imported."""
-    found = {name: _version(name) for name in _DISTRIBUTIONS}
-    cupy = next((name for name in _CUPY if _version(name)), _CUPY[0])
-    return found | {cupy: _version(cupy)}
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
+    found = {name: installed_version(name) for name in _DISTRIBUTIONS}
+    cupy = next((name for name in _CUPY if installed_version(name)), _CUPY[0])
+    return found | {cupy: installed_version(cupy)}
 
 
 def compilers() -> dict[str, str]:
