@@ -12,8 +12,7 @@ import pytest
 
 from pytest_kerneltune.parameter import boolean, choice, integer, power_of_two
 from pytest_kerneltune.search.candidates import Candidates
-from pytest_kerneltune.search.coordinates import Coordinates, Points
-from pytest_kerneltune.search.gaussian import Floats
+from pytest_kerneltune.search.coordinates import Coordinates, Floats, Points
 from pytest_kerneltune.search.history import History
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.testing import SPACES, as_trial, made_up_latency

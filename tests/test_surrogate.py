@@ -265,8 +265,8 @@ def test_comes_near_the_best_of_ten_to_the_fifteenth_configs() -> None:
     def distance(c: Config) -> float:
         return 1.0 + float(sum((x - 6) ** 2 for x in c.values())) / 10
 
-    trials = drive(GaussianProcessSearch(), space, distance, 40, seed=0)
-    by_chance = drive(RandomSearch(), space, distance, 40, seed=0)
+    trials = drive(GaussianProcessSearch(), space, distance, 60, seed=0)
+    by_chance = drive(RandomSearch(), space, distance, 60, seed=0)
     assert best(trials) < best(by_chance) - 2
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pytest_kerneltune.search.coordinates import Coordinates, Points
-from pytest_kerneltune.search.gaussian import Floats
+from pytest_kerneltune.search.coordinates import Coordinates, Floats, Points
 from pytest_kerneltune.search.history import History
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config

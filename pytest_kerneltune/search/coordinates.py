@@ -27,6 +27,7 @@ from pytest_kerneltune.trial import Config
 
 Points: TypeAlias = npt.NDArray[np.float64]
 """One config a row."""
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 _Place: TypeAlias = Callable[[Any], list[float]]
 _MOST_HALVINGS = 6  # 64 divides what 128 divides, as far as hardware is concerned

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pytest_kerneltune.search.coordinates import Coordinates, Points
-from pytest_kerneltune.search.gaussian import Floats, GaussianProcess
+from pytest_kerneltune.search.coordinates import Coordinates, Floats, Points
+from pytest_kerneltune.search.gaussian import GaussianProcess
 from pytest_kerneltune.trial import Trial
 
 _ITERATIONS = 30

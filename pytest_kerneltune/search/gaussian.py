@@ -1,30 +1,30 @@
-"""Gaussian-process regression, with a length scale for each axis and hyperparameters of greatest posterior probability.
+"""Gaussian-process regression, its hyperparameters those of greatest posterior probability.
 
 Rasmussen & Williams, "Gaussian Processes for Machine Learning" (2006): posterior by Cholesky factorisation (algorithm
-2.1), squared-exponential covariance with automatic relevance determination (section 5.1), marginal likelihood and its
-gradient (equations 5.8 and 5.9). The hyperparameters have wide normal priors on their logarithms: with a dozen points
-the likelihood alone calls axes irrelevant that are not.
+2.1), marginal likelihood and its gradient (equations 5.8 and 5.9). The covariance has a length scale and a weight for
+each axis (``covariance.py``). The hyperparameters have wide normal priors on their logarithms: with a dozen points the
+likelihood alone calls axes irrelevant that are not.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_kerneltune.search.coordinates import Points
-
-Floats: TypeAlias = npt.NDArray[np.float64]
+from pytest_kerneltune.search.coordinates import Floats, Points
+from pytest_kerneltune.search.covariance import Placed
 
 _LENGTH = (0.0, 1.0)
 """Mean and standard deviation of the prior on the logarithm of a length scale, axes being a unit long."""
+_WEIGHT = (0.0, 0.5)
+"""The same for the weight of an axis."""
 _SIGNAL = (0.0, 1.0)
 """The same for the variance of the function, targets having variance 1."""
 _NOISE = (math.log(1e-2), 1.5)
 """The same for the variance of what the function does not explain."""
-_BOUNDS = ((-3.0, 4.0), (-4.0, 4.0), (math.log(1e-6), 0.0))
+_BOUNDS = ((-3.0, 4.0), (-4.0, 6.0), (-4.0, 4.0), (math.log(1e-6), 0.0))
 _JITTER = 1e-6
 _LEAST_VARIANCE = 1e-10
 _HOPELESS = 1e10  # the loss where a matrix is not positive definite
@@ -37,71 +37,65 @@ class GaussianProcess:
     """
 
     def __init__(self, groups: npt.NDArray[np.intp], axes: int) -> None:
-        self._groups, self._axes = groups, axes
-        self._means = np.array([_LENGTH[0]] * axes + [_SIGNAL[0], _NOISE[0]])
-        self._deviations = np.array([_LENGTH[1]] * axes + [_SIGNAL[1], _NOISE[1]])
-        self._bounds = [_BOUNDS[0]] * axes + list(_BOUNDS[1:])
+        self._columns = [np.flatnonzero(groups == axis) for axis in range(axes)]
+        counts = (axes, axes, 1, 1)
+        means, deviations = zip(_LENGTH, _WEIGHT, _SIGNAL, _NOISE, strict=True)
+        self._means, self._deviations = np.repeat(means, counts), np.repeat(deviations, counts)
+        self._bounds = np.repeat(_BOUNDS, counts, axis=0)
         self._theta = self._means.copy()
 
     def fit(self, points: Points, targets: Floats, iterations: int) -> None:
         """Improve the hyperparameters by at most ``iterations`` steps of L-BFGS, and learn the data."""
         from scipy.optimize import minimize
 
-        options = {"maxiter": iterations}
-        found = minimize(
-            self._loss, self._theta, (points, targets), "L-BFGS-B", jac=True, bounds=self._bounds, options=options
-        )
+        data, options = (Placed(points, self._columns), targets), {"maxiter": iterations}
+        found = minimize(self._loss, self._theta, data, "L-BFGS-B", jac=True, bounds=self._bounds, options=options)
         self._theta = found.x
         self.learn(points, targets)
 
     def learn(self, points: Points, targets: Floats) -> None:
         """Replace the data, the hyperparameters being as they are."""
-        covariance, _ = self._covariances(self._theta, points)
-        self._points, self._scaled = points, points * self._scales(self._theta)
-        self._factor = _cholesky(covariance)
+        self._placed = Placed(points, self._columns)
+        self._factor = _cholesky(_noisy(self._theta, self._function(self._theta, self._placed)))
         self._weights = _solve(self._factor, targets)
 
     def predict(self, points: Points) -> tuple[Floats, Floats]:
         """Mean and variance of the function at each of ``points``."""
         from scipy.linalg import solve_triangular
 
-        variance = math.exp(self._theta[self._axes])
-        cross = variance * np.exp(-0.5 * _squares(points * self._scales(self._theta), self._scaled))
-        explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
-        return cross @ self._weights, np.maximum(variance - (explained**2).sum(axis=0), _LEAST_VARIANCE)
+        variance = math.exp(self._theta[-2])
+        cross = variance * self._placed.cross(points, *self._scales(self._theta))
+        explained = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        return self._weights @ cross, np.maximum(variance - (explained**2).sum(axis=0), _LEAST_VARIANCE)
 
     def _scales(self, theta: Floats) -> Floats:
-        """What each column is multiplied by before distances are taken."""
-        return np.asarray(np.exp(-theta[: self._axes])[self._groups])
+        """Lengths and weights of the axes."""
+        return theta[:-2].reshape(2, -1)
 
-    def _covariances(self, theta: Floats, points: Points) -> tuple[Floats, Floats]:
-        """The covariance of the targets, and of the function without noise."""
-        scaled = points * self._scales(theta)
-        function = math.exp(theta[self._axes]) * np.exp(-0.5 * _squares(scaled, scaled))
-        return function + (math.exp(theta[-1]) + _JITTER) * np.eye(len(points)), function
+    def _function(self, theta: Floats, placed: Placed) -> Floats:
+        """The covariance of the function, without noise."""
+        return math.exp(theta[-2]) * placed.covariance(*self._scales(theta))
 
-    def _loss(self, theta: Floats, points: Points, targets: Floats) -> tuple[float, Floats]:
+    def _loss(self, theta: Floats, placed: Placed, targets: Floats) -> tuple[float, Floats]:
         """The negative log posterior density of ``theta`` (up to a constant) and its gradient."""
-        covariance, function = self._covariances(theta, points)
+        function = self._function(theta, placed)
         try:
-            factor = _cholesky(covariance)
+            factor = _cholesky(_noisy(theta, function))
         except np.linalg.LinAlgError:
             return _HOPELESS, np.zeros_like(theta)
         weights = _solve(factor, targets)
         distances = (theta - self._means) / self._deviations
         loss = 0.5 * targets @ weights + np.log(np.diag(factor)).sum() + 0.5 * distances @ distances
-        sensitivity = 0.5 * (_solve(factor, np.eye(len(points))) - np.outer(weights, weights))
+        sensitivity = 0.5 * (_solve(factor, np.eye(len(targets))) - np.outer(weights, weights))
         shares = sensitivity * function
-        by_column = 2 * (shares.sum(axis=1) @ points**2 - (points * (shares @ points)).sum(axis=0))
-        by_axis = np.bincount(self._groups, by_column * self._scales(theta) ** 2, self._axes)
+        by_axis = placed.slopes(shares, *self._scales(theta))
         noise = np.trace(sensitivity) * math.exp(theta[-1])
-        return float(loss), np.concatenate([by_axis, [shares.sum(), noise]]) + distances / self._deviations
+        return float(loss), np.concatenate([*by_axis, [shares.sum(), noise]]) + distances / self._deviations
 
 
-def _squares(left: Points, right: Points) -> Floats:
-    """Squared distances, of shape (left, right)."""
-    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None] - 2 * left @ right.T
-    return np.asarray(np.maximum(squares, 0.0))
+def _noisy(theta: Floats, function: Floats) -> Floats:
+    """The covariance of the targets."""
+    return np.asarray(function + (math.exp(theta[-1]) + _JITTER) * np.eye(len(function)))
 
 
 def _cholesky(matrix: Floats) -> Floats:

@@ -2,10 +2,11 @@
 
 What it is made of, and where that comes from:
 
-1. A Gaussian process with a length scale for each parameter predicts latencies and how sure that is (``gaussian.py``);
-   the config of greatest expected improvement is measured next (Jones et al., "Efficient Global Optimization of
-   Expensive Black-Box Functions", 1998). Latencies slower than the median count less and less: how slow is slow need
-   not be modelled, and the fast ones are told apart better.
+1. A Gaussian process predicts latencies and how sure that is (``gaussian.py``): a sum of what each parameter does on
+   its own, what each pair does, and so on, with a length scale and a weight for each parameter (``covariance.py``). The
+   config of greatest expected improvement is measured next (Jones et al., "Efficient Global Optimization of Expensive
+   Black-Box Functions", 1998). Latencies slower than the median count less and less: how slow is slow need not be
+   modelled, and the fast ones are told apart better.
 2. A second process, fitted to works / fails by least squares (Rasmussen & Williams, 2006, section 6.5), says how
    probably a config works, and a third, where compiled code tells what it asks for, how probably it keeps to the
    device's limits (``feasibility.py``). Expected improvement is multiplied by a function of that (after Gardner et
@@ -37,9 +38,9 @@ import numpy as np
 from pytest_kerneltune.search import Context, Effort, Proposals, Related
 from pytest_kerneltune.search.blas import one_thread
 from pytest_kerneltune.search.candidates import Candidates
-from pytest_kerneltune.search.coordinates import Points
+from pytest_kerneltune.search.coordinates import Floats, Points
 from pytest_kerneltune.search.feasibility import OVERCONFIDENCE, Feasibility, teach
-from pytest_kerneltune.search.gaussian import Floats, GaussianProcess, log_expected_improvement
+from pytest_kerneltune.search.gaussian import GaussianProcess, log_expected_improvement
 from pytest_kerneltune.search.history import History
 from pytest_kerneltune.search.population import PopulationSearch
 from pytest_kerneltune.search.transfer import standardised, telling, transferred

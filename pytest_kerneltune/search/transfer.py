@@ -8,8 +8,8 @@ import numpy as np
 
 from pytest_kerneltune.search import Related
 from pytest_kerneltune.search.blas import one_thread
-from pytest_kerneltune.search.coordinates import Coordinates, Points
-from pytest_kerneltune.search.gaussian import Floats, GaussianProcess
+from pytest_kerneltune.search.coordinates import Coordinates, Floats, Points
+from pytest_kerneltune.search.gaussian import GaussianProcess
 from pytest_kerneltune.search.history import SHORTEST_MS
 from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config, Trial
