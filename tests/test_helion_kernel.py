@@ -350,6 +350,26 @@ def test_neither_kind_of_worker_imports_helion(softmax: HelionKernel) -> None:
     assert run.stdout.split() == [key, "False", key, "False"]
 
 
+def test_what_generated_text_imports_of_torch_is_there_once_the_reference_has_run(softmax: HelionKernel) -> None:
+    """It takes seconds, which would be those of the first config."""
+    code = (
+        "import sys, pickle\n"
+        "from pytest_kerneltune.packing import unpack\n"
+        "from pytest_kerneltune.backends.helion_module import loaded\n"
+        "program, source = pickle.loads(sys.stdin.buffer.read())\n"
+        "unpack(program).expect()\n"
+        "before = set(sys.modules)\n"
+        "loaded(source)\n"
+        "print(sorted(name for name in set(sys.modules) - before if name.startswith('torch')))\n"
+    )
+    source = softmax.source(softmax.space.default)
+    assert "torch._inductor" in source
+    content = pickle.dumps((softmax.packed((sys.modules[__name__],)), source))
+    run = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout.decode().strip() == "[]"
+
+
 def test_constants_of_the_users_module_travel_in_the_text() -> None:
     source = shifted().source(shifted().space.default)
     assert "import helion_kernels" not in source
