@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_kerneltune.gate import Policy, Verdict, VerdictKind
 from pytest_kerneltune.record import Blocks
-from pytest_kerneltune.resampling import Judge, Pool, smallest_safe
+from pytest_kerneltune.resampling import SAFE_BEYOND, Judge, Pool, smallest_safe
 from pytest_kerneltune.statistics import log_ratios, robust_deviation
 from pytest_kerneltune.trial import Clock
 
@@ -66,8 +66,17 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Whether the kernel's own threshold is safe."""
-        return self.safe is not None and self.safe <= self.threshold * (1 + 1e-9)
+        """Whether the kernel's own threshold is safe, and what is far beyond it seen."""
+        return self.safe is not None and self.safe <= self.threshold * (1 + 1e-9) and self.blind is None
+
+    @property
+    def blind(self) -> Slowdown | None:
+        """The largest slowdown far beyond the threshold, where most decisions on it were disturbed; None where not.
+
+        Thresholds are tried by resampling what was not disturbed, which does not show that.
+        """
+        far = [s for s in self.slowdowns if s.measured > SAFE_BEYOND * max(self.threshold, self.used)]
+        return max((s for s in far if 2 * s.disturbed > s.decisions), key=lambda s: s.measured, default=None)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; numbers have 4 significant digits."""

@@ -188,6 +188,18 @@ def test_disturbed_decisions_count_as_invalid_only() -> None:
     assert (none.safe, none.resampled, none.passed) == (None, 0, False)
 
 
+def test_a_kernel_whose_slowdowns_are_disturbed_cannot_be_gated() -> None:
+    (slowed,) = summary().slowdowns
+    test = replace(summary(), slowdowns=(replace(slowed, found=5, undecided=1, disturbed=14),))
+    assert not test.passed
+    assert replace(test, slowdowns=(replace(slowed, found=12, disturbed=8),)).passed
+    assert replace(test, slowdowns=(replace(slowed, measured=0.02, found=0, disturbed=20),)).passed
+    lines = [line.text for line in self_test_lines([outcome("blind", test)], 200)]
+    assert "  slowed by 5.2%: 5 of 20 (1 undecided, 14 disturbed)" in lines
+    assert any(line.startswith("blind: 14 of 20 decisions on a slowdown of 5.2% were disturbed") for line in lines)
+    assert lines[-1] == "gate self-test: 0 of 1 kernel can be gated at their thresholds"
+
+
 def outcome(name: str, test: SelfTest | None) -> Outcome:
     known = {} if test is None else test.to_json()
     return Outcome("test_it.py", name, "c", "cpu", "thread", "f", {}, 0.1, None, NO_SEARCH, checked(), self_test=known)

@@ -87,8 +87,9 @@ def _slowdowns(test: SelfTest) -> str:
 
 
 def _found(slowdown: Slowdown) -> str:
-    undecided = f" ({slowdown.undecided} undecided)" if slowdown.undecided else ""
-    return f"{slowdown.measured:.1%}: {slowdown.found} of {slowdown.decisions}{undecided}"
+    counts = {"undecided": slowdown.undecided, "disturbed": slowdown.disturbed}
+    others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{slowdown.measured:.1%}: {slowdown.found} of {slowdown.decisions}" + (f" ({others})" if others else "")
 
 
 def _remedy(name: str, test: SelfTest) -> str:
@@ -97,6 +98,11 @@ def _remedy(name: str, test: SelfTest) -> str:
     own = f"{name}: its threshold of {form.threshold(test.threshold)} is not safe"
     if test.used > test.threshold:
         own += f" (the gate's rules make it {form.threshold(test.used)} here)"
+    if (blind := test.blind) is not None:
+        missed = (
+            f"{blind.disturbed} of {blind.decisions} decisions on a slowdown of {blind.measured:.1%} were disturbed"
+        )
+        return f"{name}: {missed}: a gate would call them invalid here, not red"
     if test.safe is None:
         return f"{own}, and no other is: its latency is too noisy here for a gate"
     return f'{own}; give it @tunable(threshold="{form.threshold(test.safe)}") or a quieter machine'
