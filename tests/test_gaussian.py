@@ -146,6 +146,17 @@ def test_what_was_learned_of_each_axis_alone_is_believed_of_all_together() -> No
     np.testing.assert_allclose(mean, [3.0, -1.0, 2.0], atol=0.2)
 
 
+def test_places_in_many_columns_are_told_apart() -> None:
+    """Two rows of ten columns that sums with the roots of 2 to 11 for weights would mix up."""
+    points = np.zeros((2, 10))
+    points[0, 0], points[1, 6] = 2.0, 1.0
+    model = GaussianProcess(np.zeros(10, dtype=np.intp), 1)
+    model.learn(points, np.array([1.0, -1.0]))
+    mean, _ = model.predict(points)
+    assert mean[0] > 0.5
+    assert mean[1] < -0.5
+
+
 def test_what_is_observed_twice_at_a_point_is_averaged() -> None:
     model = fixed_process()
     model.learn(np.full((40, len(GROUPS)), 0.5), np.tile([0.2, 0.6], 20))
