@@ -95,14 +95,12 @@ def _found(slowdown: Slowdown) -> str:
 def _remedy(name: str, test: SelfTest) -> str:
     if test.passed:
         return ""
+    if (blind := test.blind) is not None:
+        share_of = f"{blind.disturbed} of {blind.decisions} decisions on a slowdown of {blind.measured:.1%}"
+        return f"{name}: {share_of} were disturbed: a gate would call them invalid here, not red"
     own = f"{name}: its threshold of {form.threshold(test.threshold)} is not safe"
     if test.used > test.threshold:
         own += f" (the gate's rules make it {form.threshold(test.used)} here)"
-    if (blind := test.blind) is not None:
-        missed = (
-            f"{blind.disturbed} of {blind.decisions} decisions on a slowdown of {blind.measured:.1%} were disturbed"
-        )
-        return f"{name}: {missed}: a gate would call them invalid here, not red"
     if test.safe is None:
         return f"{own}, and no other is: its latency is too noisy here for a gate"
     return f'{own}; give it @tunable(threshold="{form.threshold(test.safe)}") or a quieter machine'

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -68,9 +69,7 @@ class Placed:
         """
         by_places = np.zeros_like(self._distances)
         for total, axis in zip(by_places, self._axes, strict=True):
-            count = len(axis.keys)
-            has = np.eye(count)[axis.which]  # of shape (points, places): 1 where the point has that place
-            total[:count, :count] = has.T @ shares @ has
+            total[: len(axis.keys), : len(axis.keys)] = axis.has.T @ shares @ axis.has
         by_length, by_weight = _slopes(self._distances, _by_axis(lengths), _by_axis(weights))
         return (by_places * by_length).sum(axis=(1, 2)), (by_places * by_weight).sum(axis=(1, 2))
 
@@ -82,6 +81,11 @@ class _Axis:
         self.columns = columns
         self.keys, first, self.which = np.unique(_keys(points), return_index=True, return_inverse=True)
         self.places = points[first]
+
+    @cached_property
+    def has(self) -> Floats:
+        """Of shape (points, places): 1 where the point has that place."""
+        return np.eye(len(self.keys))[self.which]
 
     def find(self, points: Points) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """Which place each of other ``points`` has, and whether that is a new one, and the first answer void."""

@@ -48,14 +48,18 @@ class GaussianProcess:
         """Improve the hyperparameters by at most ``iterations`` steps of L-BFGS, and learn the data."""
         from scipy.optimize import minimize
 
-        data, options = (Placed(points, self._columns), targets), {"maxiter": iterations}
+        placed, options = Placed(points, self._columns), {"maxiter": iterations}
+        data = (placed, targets)
         found = minimize(self._loss, self._theta, data, "L-BFGS-B", jac=True, bounds=self._bounds, options=options)
         self._theta = found.x
-        self.learn(points, targets)
+        self._learn(placed, targets)
 
     def learn(self, points: Points, targets: Floats) -> None:
         """Replace the data, the hyperparameters being as they are."""
-        self._placed = Placed(points, self._columns)
+        self._learn(Placed(points, self._columns), targets)
+
+    def _learn(self, placed: Placed, targets: Floats) -> None:
+        self._placed = placed
         self._factor = _cholesky(_noisy(self._theta, self._function(self._theta, self._placed)))
         self._weights = _solve(self._factor, targets)
 
