@@ -87,14 +87,17 @@ def test_runs_killed_at_random_lose_no_config(suite: Suite, cache: Path, capsys:
 def test_who_is_interrupted_while_waiting_leaves_the_tuner_alone(suite: Suite, cache: Path) -> None:
     tuner = suite.start(FINITE)
     suite.wait_until(lambda: bool(journals(cache)), tuner)
-    waiter = suite.start(FINITE)
-    log = suite.started_log
-    suite.wait_until(lambda: f"process {tuner.pid} is tuning this kernel; waiting" in log.read_text(), waiter)
-    waiter.send_signal(signal.SIGINT)
-    assert waiter.wait(30) == 2
-    (suite.root / "slow").unlink()
-    assert tuner.poll() is None
-    assert list(cache.glob("??/*.lock"))
+    tuner.send_signal(signal.SIGSTOP)  # so that it cannot finish before the waiter comes and goes
+    try:
+        waiter = suite.start(FINITE)
+        log = suite.started_log
+        suite.wait_until(lambda: f"process {tuner.pid} is tuning this kernel; waiting" in log.read_text(), waiter)
+        waiter.send_signal(signal.SIGINT)
+        assert waiter.wait(30) == 2
+        assert list(cache.glob("??/*.lock"))
+    finally:
+        (suite.root / "slow").unlink()
+        tuner.send_signal(signal.SIGCONT)
     assert tuner.wait(60) == 0
     assert not [*journals(cache), *cache.glob("??/*.lock")]
     assert suite.run(FINITE).kernels["kernel"]["search"]["source"] == "cache"
