@@ -86,10 +86,12 @@ class Choice:
         return rng.choice(self.options)
 
     def neighbours(self, value: Any, radius: int = 1) -> list[Any]:
-        return [o for o in self.options if token(o) != token(value)]
+        same = token(value)
+        return [o for o in self.options if token(o) != same]
 
     def encode(self, value: Any) -> list[float]:
-        return [float(token(o) == token(value)) for o in self.options]
+        same = token(value)
+        return [float(token(o) == same) for o in self.options]
 
     def combine(self, base: Any, left: Any, right: Any, rng: random.Random) -> Any:
         others = [v for v in (left, right) if token(v) != token(base)]

@@ -20,6 +20,8 @@ from pytest_kerneltune.errors import SpaceError
 from pytest_kerneltune.parameter import Parameter
 from pytest_kerneltune.trial import Config
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each config
+
 _SAMPLE_TRIES = 5000  # draws for several configs, of which others can be found in other ways
 _LAST_TRIES = 20_000  # draws for a single one: after as many in vain, there is none
 _ENUMERABLE = 200_000
@@ -138,7 +140,7 @@ class ConfigSpace:
     def key(self, config: Config) -> str:
         """A string that is equal for equal configs, whatever made them and whether or not they are normalised."""
         clean = self.conditions.normalised(config)
-        return json.dumps([clean[name] for name in self.parameters], separators=(",", ":"))
+        return _compact([clean[name] for name in self.parameters])
 
     def encode(self, config: Config) -> list[float]:
         """The config as numbers, one run of ``parameter.width`` a parameter, in the order of ``names``."""

@@ -44,30 +44,39 @@ class Coordinates:
     def __init__(self, space: ConfigSpace) -> None:
         self._space = space
         axes = {name: _axes(p) for name, p in space.parameters.items()}
-        self._places = {name: [place for place, _ in pairs] for name, pairs in axes.items()}
+        self._columns = {name: _Columns(pairs) for name, pairs in axes.items()}
         self._work = work_axes(space)
         widths = [width for pairs in axes.values() for _, width in pairs]
-        self._columns = sum(widths)
         widths += [1] * len(self._work)
         self.count = len(widths)
         self.groups = np.repeat(np.arange(self.count), widths)
-        self._known: dict[str, dict[str, list[float]]] = {name: {} for name in space.parameters}
 
     def points(self, configs: Sequence[Config]) -> Points:
         """The configs as an array of shape (configs, columns)."""
-        flat = [x for config in configs for name in self._places for x in self._placed(name, config[name])]
-        plain = np.array(flat, float).reshape(len(configs), self._columns)
-        if not self._work:
-            return plain
+        plain = [columns.places([config[name] for config in configs]) for name, columns in self._columns.items()]
         work = np.array([[place(config) for place in self._work] for config in configs], float)
-        return np.column_stack([plain, work.reshape(len(configs), len(self._work))])
+        return np.concatenate([*plain, work.reshape(len(configs), len(self._work))], axis=1)
 
-    def _placed(self, name: str, value: Any) -> list[float]:
-        token = repr(value)  # tells True from 1, which a dict would not
-        known = self._known[name]
-        if token not in known:
-            known[token] = [x for place in self._places[name] for x in place(value)]
-        return known[token]
+
+class _Columns:
+    """The columns of one parameter; where a value is, is worked out once."""
+
+    def __init__(self, axes: Sequence[tuple[_Place, int]]) -> None:
+        self._axes = axes
+        self._width = sum(width for _, width in axes)
+        self._known: dict[str, list[float]] = {}
+
+    def places(self, values: Sequence[Any]) -> Points:
+        """Of shape (values, columns)."""
+        tokens = [repr(value) for value in values]  # tells True from 1, which a dict would not
+        distinct = dict(zip(tokens, values, strict=True))
+        self._known.update((t, self._place(v)) for t, v in distinct.items() if t not in self._known)
+        rows = np.array([self._known[t] for t in distinct], float).reshape(len(distinct), self._width)
+        ranks = {t: rank for rank, t in enumerate(distinct)}
+        return np.asarray(rows[np.array([ranks[t] for t in tokens], np.intp)])
+
+    def _place(self, value: Any) -> list[float]:
+        return [x for place, _ in self._axes for x in place(value)]
 
 
 def _axes(parameter: Parameter) -> list[tuple[_Place, int]]:
