@@ -37,7 +37,7 @@ for _module in (
 compile_dir(str(Path(pytest_kerneltune.__file__).parent), quiet=2)
 
 _PRELUDE = """\
-import os, time
+import os, signal, time
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,11 @@ def spin(ms):
 def log(name, text):
     with open(Path(__file__).parent / name, "a") as file:
         file.write(f"{text}\\n")
+
+def stop_at(name):
+    # If there is a file of that name, stop this process until a signal continues it: no limit ends that.
+    if (Path(__file__).parent / name).exists():
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 """
 # Two to be quick: hypothesis is slow to load, and rewriting asserts is slow, in a new process for all of the plugin.
@@ -149,10 +154,17 @@ class Suite:
     def wait_until(self, condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
         """Wait for what the started ``process`` is to bring about before it ends."""
         deadline = time.monotonic() + 60
-        while not condition() and time.monotonic() < deadline:
-            assert process.poll() is None, self.started_log.read_text()
+        has_ended = process.poll() is not None  # asked first: it may end right after it brought that about
+        while not condition():
+            assert not has_ended, self.started_log.read_text()
+            assert time.monotonic() < deadline, self.started_log.read_text()
             time.sleep(0.02)
-        assert condition()
+            has_ended = process.poll() is not None
+
+    def wait_until_stopped(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the started ``process`` to come to where a kernel calls ``stop_at``."""
+        stat = Path(f"/proc/{process.pid}/stat")
+        self.wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", process)
 
     @property
     def baseline_files(self) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -26,6 +27,7 @@ KERNEL = f"""
 def kernel():
     def run(block):
         log("ran", f"{{os.getpid()}} {{block}}")
+        stop_at(f"stop{{block}}")
         if block and Path(__file__).with_name("slow").exists():
             time.sleep(0.1)
         spin(MS * ({COUNT} - block))
@@ -58,6 +60,21 @@ def has_more(cache: Path, known: int) -> bool:
     return len(recorded(cache)) > known
 
 
+def stopped(suite: Suite) -> subprocess.Popen[bytes]:
+    """A process that was stopped while it times, and so holds the lease, a journal and the device's lock."""
+    suite.write("stop3", "")
+    process = suite.start(FINITE)
+    suite.wait_until_stopped(process)
+    return process
+
+
+def go_on(suite: Suite, *processes: subprocess.Popen[bytes]) -> None:
+    for path in (suite.root / "slow", *suite.root.glob("stop*")):
+        path.unlink(missing_ok=True)
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+
+
 def measured(suite: Suite) -> set[str]:
     return {line.split()[1] for line in suite.lines("ran")}
 
@@ -65,16 +82,19 @@ def measured(suite: Suite) -> set[str]:
 def test_runs_killed_at_random_lose_no_config(suite: Suite, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(7)
     for _ in range(3):  # rounds of which nobody survives
-        known, both = len(recorded(cache)), [suite.start(FINITE) for _ in range(2)]
+        known = len(recorded(cache))
+        stop = suite.write(f"stop{known + 3}", "")  # no process gets to its end, however late it is killed
+        both = [suite.start(FINITE) for _ in range(2)]
         suite.wait_until(partial(has_more, cache, known), both[0])
         for process in draw.sample(both, 2):
             time.sleep(draw.uniform(0.0, 0.15))
             process.kill()
             process.wait(30)
+        stop.unlink()
     assert not list(cache.glob("??/*.json"))  # else they were not killed while they tuned
     kept = recorded(cache)
     assert len(kept) == len(set(kept)) >= 3  # none was measured twice
-    (suite.root / "slow").unlink()
+    go_on(suite)
     run = suite.run(FINITE)
     assert f"continued from {len(kept)} configs that an earlier run measured" in run.out
     blocks = [trial["config"]["block"] for trial in run.kernels["kernel"]["trials"]]
@@ -85,9 +105,7 @@ def test_runs_killed_at_random_lose_no_config(suite: Suite, cache: Path, capsys:
 
 
 def test_who_is_interrupted_while_waiting_leaves_the_tuner_alone(suite: Suite, cache: Path) -> None:
-    tuner = suite.start(FINITE)
-    suite.wait_until(lambda: bool(journals(cache)), tuner)
-    tuner.send_signal(signal.SIGSTOP)  # so that it cannot finish before the waiter comes and goes
+    tuner = stopped(suite)
     try:
         waiter = suite.start(FINITE)
         log = suite.started_log
@@ -96,18 +114,16 @@ def test_who_is_interrupted_while_waiting_leaves_the_tuner_alone(suite: Suite, c
         assert waiter.wait(30) == 2
         assert list(cache.glob("??/*.lock"))
     finally:
-        (suite.root / "slow").unlink()
-        tuner.send_signal(signal.SIGCONT)
+        go_on(suite, tuner)
     assert tuner.wait(60) == 0
     assert not [*journals(cache), *cache.glob("??/*.lock")]
     assert suite.run(FINITE).kernels["kernel"]["search"]["source"] == "cache"
 
 
 def test_a_cache_that_goes_away_during_the_run_is_made_again(suite: Suite, cache: Path) -> None:
-    process = suite.start(FINITE)
-    suite.wait_until(lambda: bool(journals(cache)), process)
+    process = stopped(suite)
     cache.rename(suite.root / "moved")
-    (suite.root / "slow").unlink()
+    go_on(suite, process)
     assert process.wait(60) == 0
     assert "tuning cache" not in suite.started_log.read_text()
     again = suite.run(FINITE).kernels["kernel"]["search"]
@@ -115,11 +131,10 @@ def test_a_cache_that_goes_away_during_the_run_is_made_again(suite: Suite, cache
 
 
 def test_a_file_in_place_of_the_cache_during_the_run_is_one_warning(suite: Suite, cache: Path) -> None:
-    process = suite.start(FINITE)
-    suite.wait_until(lambda: bool(journals(cache)), process)
+    process = stopped(suite)
     cache.rename(suite.root / "moved")
     cache.write_text("mine")
-    (suite.root / "slow").unlink()
+    go_on(suite, process)
     assert process.wait(60) == 0
     log = suite.started_log.read_text()
     assert log.count("tuning cache: ") == 1
@@ -128,14 +143,13 @@ def test_a_file_in_place_of_the_cache_during_the_run_is_one_warning(suite: Suite
 
 
 def test_a_stopped_tuner_is_waited_for_no_longer_than_asked_and_told_of_once(suite: Suite, cache: Path) -> None:
-    tuner = suite.start(FINITE)  # stopped while it times, and so holds the device's lock too
-    suite.wait_until(lambda: bool(journals(cache)), tuner)
-    tuner.send_signal(signal.SIGSTOP)
-    (suite.root / "slow").unlink()
+    tuner = stopped(suite)
+    for path in (suite.root / "slow", suite.root / "stop3"):
+        path.unlink()
     try:
         run = suite.run_process(FINITE, "--autotune-wait=1")
     finally:
-        tuner.send_signal(signal.SIGCONT)
+        go_on(suite, tuner)
     assert run.outcomes == {"passed": 1}
     assert run.out.count("tuning cache: ") == 1
     assert f"waited 1 s for process {tuner.pid}, which tunes the same kernel" in run.out
