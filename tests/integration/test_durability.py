@@ -144,6 +144,7 @@ def test_a_file_in_place_of_the_cache_during_the_run_is_one_warning(suite: Suite
 
 def test_a_stopped_tuner_is_waited_for_no_longer_than_asked_and_told_of_once(suite: Suite, cache: Path) -> None:
     tuner = stopped(suite)
+    assert journals(cache)
     for path in (suite.root / "slow", suite.root / "stop3"):
         path.unlink()
     try:
