@@ -60,9 +60,11 @@ print("free" if try_lock(sys.argv[1], Path(sys.argv[2])) else "taken", flush=Tru
 """
 
 AS_NOBODY = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from pytest_kerneltune.locking import try_lock
+if sys.argv[3]:
+    time.time = lambda: Path(sys.argv[2]).stat().st_ctime + float(sys.argv[3])
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -221,16 +223,15 @@ def test_a_folder_that_another_user_is_just_making_is_not_an_error_yet() -> None
         Path(place).chmod(0o755)
         folder = Path(place, "locks")
         folder.mkdir(0o755)
-        assert as_nobody(UUID, folder) == "taken"
-        time.sleep(1.1)
+        assert as_nobody(UUID, folder, "0.5") == "taken"
         with pytest.raises(subprocess.CalledProcessError) as caught:
-            as_nobody(UUID, folder)
+            as_nobody(UUID, folder, "1.5")
         assert "StoreError: cannot lock" in caught.value.stderr
 
 
-def as_nobody(device: str, folder: Path) -> str:
-    """What another user finds the lock to be."""
-    command = [sys.executable, "-c", AS_NOBODY, device, str(folder)]
+def as_nobody(device: str, folder: Path, later_s: str = "") -> str:
+    """What another user finds the lock to be, so many seconds after the folder was made where that is given."""
+    command = [sys.executable, "-c", AS_NOBODY, device, str(folder), later_s]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
