@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,16 @@ class Box:
         return resource.getrlimit(resource.RLIMIT_CORE)[0]
 
 
-class SlowBox(Box):
-    def __init__(self, seconds: float) -> None:
-        time.sleep(seconds)
+class LateBox(Box):
+    """Is built when a file is there."""
+
+    def __init__(self, file: str) -> None:
+        while not Path(file).exists():
+            time.sleep(0.01)
         super().__init__("built at last")
 
 
-BOX, SLOW = f"{__name__}:Box", f"{__name__}:SlowBox"
+BOX, LATE = f"{__name__}:Box", f"{__name__}:LateBox"
 
 
 @pytest.fixture
@@ -313,8 +317,16 @@ def test_past_its_limit_a_request_is_killed(worker: Worker, box: Service, method
     assert call(worker, box, "get").value == "inside"
 
 
-def test_the_limit_starts_when_the_service_is_ready(worker: Worker) -> None:
-    assert call(worker, Service(SLOW, (0.7,)), "get", timeout=0.5).value == "built at last"
+def test_the_limit_starts_when_the_service_is_ready(
+    worker: Worker, tmp_path: Path, advance: Callable[[float], None]
+) -> None:
+    worker.submit(Service(LATE, (str(tmp_path / "file"),)), "get", timeout=AMPLE_S)
+    advance(1.5 * AMPLE_S)
+    assert worker.poll() is None
+    (tmp_path / "file").touch()
+    while (reply := worker.poll()) is None:
+        wait_any([worker], AMPLE_S)
+    assert reply.value == "built at last"
 
 
 def test_the_whole_process_group_goes_with_a_timeout(worker: Worker, box: Service, tmp_path: Path) -> None:
@@ -387,13 +399,20 @@ def test_waiting_returns_at_the_limit_of_a_busy_worker_and_at_once_for_idle_ones
     assert isinstance(reply.error, WorkerTimeout)
 
 
-def test_an_interrupt_while_waiting_leaves_no_busy_worker(worker: Worker, box: Service) -> None:
+def test_an_interrupt_while_waiting_leaves_no_busy_worker(
+    worker: Worker, box: Service, monkeypatch: pytest.MonkeyPatch, interrupt_when: Callable[..., None]
+) -> None:
     pid = call(worker, box, "pid").unwrap()
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    waits = threading.Event()
+
+    def waiting(*arguments: Any) -> Any:
+        waits.set()
+        return wait(*arguments)
+
+    monkeypatch.setattr("pytest_kerneltune.worker.wait", waiting)
+    interrupt_when(waits.is_set)
     with pytest.raises(KeyboardInterrupt):
         call(worker, box, "sleep", ENDLESS_S)
-    timer.join()
     assert not worker.busy
     assert gone(pid)
     assert call(worker, box, "get").value == "inside"
