@@ -370,7 +370,7 @@ def test_no_update_is_lost_between_threads(tmp_path: Path) -> None:
 
 def test_a_reader_without_lock_never_sees_half_a_document(tmp_path: Path) -> None:
     path = tmp_path / "replaced.json"
-    seen = set()
+    seen: set[int] = set()
     with start(REPLACE, path) as writer:
         try:
             while len(seen) < 40:
