@@ -168,7 +168,7 @@ def test_tests_that_cannot_be_loaded_are_broken(opened: Open) -> None:
         assert isinstance(slow, Absent)
         assert slow.reason.startswith("test_slow.py of ")
         assert slow.reason.endswith(" cannot be loaded: no answer within 6 s")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 6.0
     assert isinstance(ask(side, "good"), Counterpart)
 
 

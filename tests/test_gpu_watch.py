@@ -198,7 +198,9 @@ def test_what_happens_between_two_looks_is_seen_by_nvml(nvml: Nvml) -> None:
     nvml.tell(*CALM, f"process {OWN}")
     with GpuWatch(UUID, interval_s=0.002, library=nvml.build("NEW")) as watch:
         nvml.tell("reasons 132", "mhz 900", "milliwatts 700000", f"process {OWN}", f"process {STRANGER}")
-        time.sleep(0.2)
+        until = time.monotonic() + 30
+        while len(watch.disturbances()) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
         nvml.tell(*CALM[:3], "errors 9", f"process {OWN}")
     assert watch.disturbances() == [
         "power brake slowdown of the GPU's clocks",
@@ -226,9 +228,9 @@ def test_waiting_ends_with_the_disturbance(nvml: Nvml) -> None:
     nvml.tell(*CALM, f"process {OWN}", f"process {STRANGER}")
     with GpuWatch(UUID, library=nvml.build("NEW")) as watch:
         pass
+    began = time.monotonic()
     end = threading.Timer(0.3, nvml.tell, [*CALM, f"process {OWN}"])
     end.start()
-    began = time.monotonic()
     assert watch.wait(30.0) == []
     assert 0.2 < time.monotonic() - began < 20.0
     end.join()
