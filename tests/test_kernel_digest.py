@@ -592,7 +592,7 @@ def test_a_prompt_shows_no_more_than_before_and_a_set_in_order(load: Load) -> No
 def test_a_digest_costs_milliseconds(load: Load) -> None:
     kernel = load().kernel
     kernel_digest([kernel])
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(20):
         kernel_digest([kernel])
-    assert time.perf_counter() - start < 20 * 0.25, "measured: about 5 ms each"
+    assert time.process_time() - start < 20 * 0.25, "measured: about 5 ms each"

@@ -234,11 +234,11 @@ def test_a_reply_without_configs_is_empty(text: str) -> None:
 )
 def test_hostile_text_is_read_in_linear_time(unit: str) -> None:
     some = unit * (MAX_CHARACTERS // (32 * len(unit)))
-    started = time.perf_counter()
+    started = time.process_time()
     parse_reply(some, SPACE)
-    once = time.perf_counter() - started
+    once = time.process_time() - started
     parse_reply(some * 8, SPACE)
-    assert time.perf_counter() - started - once < 40 * once + 2.0, "eight times the text took over forty times as long"
+    assert time.process_time() - started - once < 40 * once + 2.0, "eight times the text took over forty times as long"
 
 
 def test_configs_before_an_abyss_are_kept() -> None:
