@@ -61,7 +61,6 @@ def source(modes: str, where: str = "None") -> str:
 
 
 def test_every_other_config_is_still_measured(suite: Suite) -> None:
-    suite.write("pytest.ini", "[pytest]\nrun_timeout = 1\n")
     suite.write("test_it.py", source("integer(0, 7)", "lambda c: c['MODE'] == 0 or c['REPEAT'] == 40"))
     run = suite.run("--autotune=FiniteSearch", "-vv")
     assert run.outcomes == {"passed": 1}, run.out
