@@ -19,7 +19,7 @@ from pytest_kerneltune.disk.leases import Busy, Owner, take
 from pytest_kerneltune.errors import StoreError
 
 ROOT = Path(leases.__file__).parents[1]
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 HOLD = """
 import sys
@@ -76,7 +76,7 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 try:
-    take(Path(sys.argv[1]), timeout_s=5, lease_s=0.2)
+    take(Path(sys.argv[1]), timeout_s=60, lease_s=0.2)
 except StoreError as error:
     print(type(error).__name__, error)
 """
@@ -203,9 +203,22 @@ def test_a_stopped_holder_is_replaced_and_does_no_harm_when_it_goes_on(path: Pat
             assert lease.is_held()
 
 
-def test_a_live_holder_is_not_replaced(path: Path) -> None:
-    with holder(path, lease_s=0.9), pytest.raises(Busy):
-        take(path, timeout_s=1.6, lease_s=0.9)
+def test_a_live_holder_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def sleep_until_it_gave_a_sign(_: float) -> None:
+        nonlocal now
+        last = marker_of(path).stat().st_mtime_ns
+        until = time.perf_counter() + LIMIT_S
+        while marker_of(path).stat().st_mtime_ns == last:
+            assert time.perf_counter() < until
+        now += 0.4
+
+    with holder(path, lease_s=0.9), monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now)
+        patch.setattr(time, "sleep", sleep_until_it_gave_a_sign)
+        with pytest.raises(Busy):
+            take(path, timeout_s=1.6, lease_s=0.9)
     with take(path), pytest.raises(Busy):  # who waits goes by the holder's length
         take(path, timeout_s=0.7, lease_s=0.1)
 
@@ -303,12 +316,16 @@ def test_where_another_user_rules_is_an_error_that_says_why() -> None:
         shutil.rmtree(folder)
 
 
-def test_a_lease_without_progress_ends_by_itself(path: Path) -> None:
-    with take(path, idle_s=0.8) as lease:
+def test_a_lease_without_progress_ends_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with take(path, idle_s=0.1) as lease:
         for _ in range(3):
-            time.sleep(0.3)
+            now += 0.08
             lease.renew()
+            time.sleep(0.15)  # it has been looked at since
         assert lease.is_held()
+        now += 0.2
         take(path, timeout_s=LIMIT_S).release()
         assert not lease.is_held()
     assert [thread.name for thread in threading.enumerate() if "kerneltune" in thread.name] == []
