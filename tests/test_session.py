@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -239,12 +240,15 @@ def test_processes_do_not_disturb_each_others_readings(tmp_path: Path) -> None:
 def test_a_driver_that_does_not_answer_keeps_nobody_waiting(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    smi, late = tmp_path / "nvidia-smi", tmp_path / "late"
-    smi.write_text(f"#!/bin/sh\nsleep 5\ntouch {late}\n")
+    smi, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
+    smi.write_text(f"#!/bin/sh\necho $$ >> {asked}\nexec sleep 60\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("pytest_kerneltune.nvidia._LIMIT_S", 60.0)  # who waits for it outlives it
     session = opened(autotune="RandomSearch")
     session.warm()
     session.warm()
     assert session.evaluate(workload(lambda n: n)).outcome.verdict.kind == "new"
-    assert not late.exists()
+    for pid in asked.read_text().split() if asked.exists() else ():
+        assert Path(f"/proc/{pid}").exists(), "it was waited for as long as it may take"
+        os.kill(int(pid), signal.SIGKILL)
