@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -551,6 +552,16 @@ def test_empty_arrays_and_no_arguments_work() -> None:
 # In the worker
 
 
+@pytest.fixture
+def limited_stack() -> Iterator[None]:
+    """New processes have a stack of the usual size, which may be without a limit here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    usual = 8 << 20 if soft == resource.RLIM_INFINITY else min(soft, 8 << 20)
+    resource.setrlimit(resource.RLIMIT_STACK, (usual, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
+
+
 def test_a_kernel_crosses_into_its_worker(launch: Callable[..., Reply], data: tuple[Any, Any]) -> None:
     x, y = data
     kernel = CKernel(SCALE, "scale", (x, y, 100), output=y, reference=lambda: 2 * x)
@@ -570,6 +581,7 @@ def test_a_kernel_crosses_into_its_worker(launch: Callable[..., Reply], data: tu
         ("free((void *)16);", "SIG"),
     ],
 )
+@pytest.mark.usefixtures("limited_stack")
 def test_a_crash_fails_the_config_and_not_the_next(launch: Callable[..., Reply], body: str, how: str) -> None:
     error = launch(void(f"if (BAD) {{ {body} }}"), BAD=1).error
     assert isinstance(error, WorkerCrash)
