@@ -165,12 +165,13 @@ class Worker:
 
     def call(self, service: Service, method: str, *args: Any, timeout: float) -> Reply:
         """``submit`` and wait for the reply."""
-        self.submit(service, method, *args, timeout=timeout)
         try:
+            self.submit(service, method, *args, timeout=timeout)
             while (reply := self.poll()) is None:
                 wait([self.connection], self.seconds_left)
         except BaseException:  # Ctrl-C, or an alarm of somebody's: nobody will ask for this reply
-            self.kill()
+            if self.busy:
+                self.kill()
             raise
         return reply
 

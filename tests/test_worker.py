@@ -418,6 +418,23 @@ def test_an_interrupt_while_waiting_leaves_no_busy_worker(
     assert call(worker, box, "get").value == "inside"
 
 
+def test_an_interrupt_right_after_asking_leaves_no_busy_worker(
+    worker: Worker, box: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = worker.submit
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        submit(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(worker, box, "sleep", ENDLESS_S)
+    monkeypatch.undo()
+    assert not worker.busy
+    assert call(worker, box, "get").value == "inside"
+
+
 def test_nothing_is_left_behind(box: Service) -> None:
     """No descriptor, no zombie, no process: whatever happened to the worker before it was closed."""
     Worker().close()
