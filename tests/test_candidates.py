@@ -69,7 +69,7 @@ class Asked:
 
 def test_best_is_the_highest_score_of_a_space_that_can_be_searched_whole() -> None:
     space = ConfigSpace({"x": integer(0, 7), "y": choice("a", "b", "c"), "z": boolean()})
-    weights = np.random.default_rng(3).normal(size=len(Coordinates(space).groups))
+    weights = np.random.default_rng(3).normal(size=Coordinates(space).width)
 
     def score(points: Points) -> Floats:
         return np.asarray(points @ weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,17 +88,26 @@ def apart(parameter: Parameter, left: Any, right: Any) -> float:
     return float(np.linalg.norm(points[0] - points[1]))
 
 
+def axes(coordinates: Coordinates) -> list[list[list[int]]]:
+    """The columns of each axis of each value."""
+    return [[axis.tolist() for axis in value] for value in coordinates.layout]
+
+
+def axes_of(parameter: Parameter) -> list[list[list[int]]]:
+    return axes(Coordinates(ConfigSpace({"x": parameter})))
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_columns_belong_to_axes_in_turn(name: str) -> None:
     space = SPACES[name]()
     coordinates = Coordinates(space)
     configs = [space.default, *space.sample_new(random.Random(0), 9, frozenset())]
     points = coordinates.points(configs)
-    assert points.shape == (len(configs), len(coordinates.groups))
+    assert points.shape == (len(configs), coordinates.width)
     assert points.dtype == float
-    assert sorted(set(coordinates.groups.tolist())) == list(range(coordinates.count))
-    assert (np.diff(coordinates.groups) >= 0).all()
-    assert coordinates.count >= len(space.names)
+    columns = [column for value in axes(coordinates) for axis in value for column in axis]
+    assert list(dict.fromkeys(columns)) == list(range(coordinates.width))
+    assert len(coordinates.layout) >= len(space.names)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -108,9 +118,8 @@ def test_values_of_every_kind_are_finite_places_of_their_own_at_most_a_unit_or_s
     points = coordinates.points([{"x": v} for v in tokens.values()])
     assert np.isfinite(points).all()
     assert len(np.unique(points, axis=0)) == len(tokens)
-    for axis in range(coordinates.count):
-        columns = points[:, coordinates.groups == axis]
-        distances = [float(np.linalg.norm(a - b)) for a, b in combinations(columns, 2)]
+    for columns in (columns for value in coordinates.layout for columns in value):
+        distances = [float(np.linalg.norm(a - b)) for a, b in combinations(points[:, columns], 2)]
         assert max(distances, default=0.0) < 4.0
         assert np.mean(distances or [0.0]) < 1.5
 
@@ -138,11 +147,26 @@ def test_true_is_not_one() -> None:
     assert apart(choice(None, 1, True), True, 1) == pytest.approx(1.0)
 
 
-def test_numbers_are_placed_by_rank_in_whatever_order_they_are_listed() -> None:
-    numbers = choice(0.001, 100.0, 0.5)
-    assert apart(numbers, 0.001, 0.5) == pytest.approx(0.5)
+def test_positive_numbers_are_placed_by_logarithm_in_whatever_order_they_are_listed() -> None:
+    numbers = choice(0.001, 100.0, 0.1)
+    assert apart(numbers, 0.001, 0.1) == pytest.approx(0.4)
+    assert apart(numbers, 0.1, 100.0) == pytest.approx(0.6)
+    np.testing.assert_array_equal(placed(numbers, 0.1, 100.0), placed(choice(100.0, 0.1, 0.001), 0.1, 100.0))
+    for parameter in (choice(*range(1, 9)), integer(1, 8), Steps(range(1, 9), True), Steps(range(8, 0, -1), True)):
+        np.testing.assert_allclose(np.diff(placed(parameter, 1, 2, 4, 8)[:, 0]), 1 / 3)
+
+
+@pytest.mark.parametrize("least", [0.0, -3, -1e300])
+def test_other_numbers_are_placed_by_rank_in_whatever_order_they_are_listed(least: float) -> None:
+    numbers = choice(least, 100.0, 0.5)
+    assert apart(numbers, least, 0.5) == pytest.approx(0.5)
     assert apart(numbers, 0.5, 100.0) == pytest.approx(0.5)
-    np.testing.assert_array_equal(placed(numbers, 0.5, 100.0), placed(choice(100.0, 0.5, 0.001), 0.5, 100.0))
+    np.testing.assert_array_equal(placed(numbers, 0.5, 100.0), placed(choice(100.0, 0.5, least), 0.5, 100.0))
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, math.inf), (10**400, 10**400 + 1, 10**400 + 2)])
+def test_numbers_whose_logarithms_say_nothing_are_placed_by_rank(numbers: tuple[float, ...]) -> None:
+    np.testing.assert_allclose(placed(choice(*numbers), *numbers)[:, 0], [0.0, 0.5, 1.0])
 
 
 def test_steps_of_a_power_of_two_are_equally_long() -> None:
@@ -155,14 +179,17 @@ def test_steps_of_a_power_of_two_are_equally_long() -> None:
 @pytest.mark.parametrize("parameter", [integer(1, 128), choice(32, 48, 64, 90, 96, 128), Steps(range(0, 257, 2), True)])
 def test_what_a_power_of_two_divides_is_near_what_it_divides_as_well(parameter: Parameter) -> None:
     assert apart(parameter, 96, 64) < apart(parameter, 96, 90)
-    assert Coordinates(ConfigSpace({"x": parameter})).count == 2
+    assert axes_of(parameter) == [[[0], [0], [1]]]
 
 
-@pytest.mark.parametrize(
-    "parameter", [boolean(), integer(0, 1), power_of_two(1, 64), choice(0.5, 1, 3), choice("a", "b")]
-)
+@pytest.mark.parametrize("parameter", [power_of_two(1, 64), choice(0.5, 1, 3), choice(-1, 0, 1.5)])
 def test_divisibility_is_told_only_of_whole_numbers_that_differ_in_it(parameter: Parameter) -> None:
-    assert Coordinates(ConfigSpace({"x": parameter})).count == 1
+    assert axes_of(parameter) == [[[0], [0]]]
+
+
+@pytest.mark.parametrize("parameter", [boolean(), integer(0, 1), choice(3, 4), choice(7), permutation(2)])
+def test_only_numbers_of_more_than_two_values_matter_at_two_scales(parameter: Parameter) -> None:
+    assert [len(value) for value in axes_of(parameter)] == [1]
 
 
 def test_a_range_spans_a_unit_whatever_its_steps() -> None:
@@ -176,14 +203,15 @@ def test_near_orders_are_near() -> None:
     swapped, reversed_ = (1, 0, *order[2:]), order[::-1]
     assert apart(permutation(8), order, swapped) < 0.3
     assert apart(permutation(8), order, reversed_) > 1.0
-    assert Coordinates(ConfigSpace({"x": permutation(8)})).groups.tolist() == [0] * 8
+    assert axes_of(permutation(8)) == [[list(range(8))]]
 
 
 def test_elements_of_a_list_count_on_their_own() -> None:
     coordinates = Coordinates(ConfigSpace({"x": list_of(choice("", "first", "last"), 3), "y": boolean()}))
-    assert coordinates.groups.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert axes(coordinates) == [[[0, 1, 2]], [[3, 4, 5]], [[6, 7, 8]], [[9]]]
     before, after = coordinates.points([{"x": ("", "", "last"), "y": True}, {"x": ("", "first", "last"), "y": True}])
-    assert set(coordinates.groups[before != after]) == {1}
+    assert set(np.flatnonzero(before != after)) <= {3, 4, 5}
+    assert (before != after).any()
 
 
 def test_only_the_columns_of_a_changed_parameter_change() -> None:
@@ -194,7 +222,7 @@ def test_only_the_columns_of_a_changed_parameter_change() -> None:
         before, after = coordinates.points([space.default, neighbour])
         assert len(changed) == 1
         assert (before != after).any()
-        width = len(Coordinates(ConfigSpace({"x": space.parameters[changed[0]]})).groups)
+        width = Coordinates(ConfigSpace({"x": space.parameters[changed[0]]})).width
         assert np.ptp(np.flatnonzero(before != after)) < width
 
 

@@ -12,11 +12,12 @@ from pytest_kerneltune.search.coordinates import Floats
 from pytest_kerneltune.search.covariance import Placed
 from pytest_kerneltune.search.gaussian import GaussianProcess, log_expected_improvement
 
-GROUPS = np.array([0, 1, 1, 2])  # the second axis takes two columns
-LENGTHS, WEIGHTS, SIGNAL, NOISE = (0.3, 1.5, 0.8), (2.0, 0.5, 1.0), 1.7, 0.05
+LAYOUT = [[np.array([0]), np.array([0])], [np.array([1, 2]), np.array([3])]]  # two axes are on the same column
+COLUMNS = 4
+LENGTHS, WEIGHTS, SIGNAL, NOISE = (0.3, 0.9, 1.5, 0.8), (2.0, 0.7, 0.5, 1.0), 1.7, 0.05
 
 
-def some_points(count: int, columns: int = len(GROUPS), seed: int = 0) -> Floats:
+def some_points(count: int, columns: int = COLUMNS, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).random((count, columns))
 
 
@@ -27,7 +28,7 @@ def waves(points: Floats) -> Floats:
 
 def fixed_process() -> GaussianProcess:
     """A model whose hyperparameters are LENGTHS, WEIGHTS, SIGNAL and NOISE."""
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     model._theta = np.log([*LENGTHS, *WEIGHTS, SIGNAL, NOISE])
     return model
 
@@ -38,8 +39,10 @@ def reference(lengths: Floats, weights: Floats, signal: float, noise: float) -> 
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
     kernel: Any = ConstantKernel(signal, "fixed")
-    for axis, (length, weight) in enumerate(zip(lengths, weights, strict=True)):
-        scales = np.where(axis == GROUPS, length, 1e9)  # what is no column of this axis counts for nothing
+    axes = [columns for value in LAYOUT for columns in value]
+    for columns, length, weight in zip(axes, lengths, weights, strict=True):
+        is_own = np.isin(np.arange(COLUMNS), columns)
+        scales = np.where(is_own, length, 1e9)  # what is no column of this axis counts for nothing
         kernel *= ConstantKernel(1 / (1 + weight)) + ConstantKernel(weight / (1 + weight)) * Matern(scales, nu=1.5)
     return GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
 
@@ -61,14 +64,14 @@ def test_posterior_is_that_of_scikit_learn(count: int) -> None:
 def test_loss_differs_by_the_log_marginal_likelihood_between_equally_probable_hyperparameters() -> None:
     points = some_points(30)
     targets = waves(points)
-    model = GaussianProcess(GROUPS, len(LENGTHS))
-    placed = Placed(points, model._columns)
+    model = GaussianProcess(LAYOUT)
+    placed = Placed(points, model._layout)
     centre = model._theta.copy()
-    step = np.array([-0.9, 0.4, 0.2, 0.8, -0.3, -0.5, 0.5, -1.1])  # the prior is symmetrical
+    step = np.array([-0.9, -0.6, 0.4, 0.2, 0.8, -0.3, -0.5, 0.1, 0.5, -1.1])  # the prior is symmetrical
 
     def likelihood(theta: Floats) -> float:
         natural = np.exp(theta)
-        fitted = reference(natural[:3], natural[3:6], natural[6], natural[7]).fit(points, targets)
+        fitted = reference(natural[:4], natural[4:8], natural[8], natural[9]).fit(points, targets)
         return float(fitted.log_marginal_likelihood_value_)
 
     losses = [model._loss(theta, placed, targets)[0] for theta in (centre + step, centre - step)]
@@ -81,9 +84,9 @@ def test_gradient_is_that_of_the_loss(seed: int) -> None:
 
     points = some_points(20, seed=seed)
     targets = waves(points)
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     theta = model._theta + np.random.default_rng(seed).normal(0, 0.7, len(model._theta))
-    placed = Placed(points, model._columns)
+    placed = Placed(points, model._layout)
     _, gradient = model._loss(theta, placed, targets)
     numeric = approx_fprime(theta, lambda at: model._loss(at, placed, targets)[0], 1e-6)
     np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-3)
@@ -92,19 +95,19 @@ def test_gradient_is_that_of_the_loss(seed: int) -> None:
 def test_fit_lowers_the_loss_and_finds_the_irrelevant_axes() -> None:
     points = some_points(40)
     targets = np.sin(9 * points[:, 0])
-    model = GaussianProcess(GROUPS, len(LENGTHS))
-    placed = Placed(points, model._columns)
+    model = GaussianProcess(LAYOUT)
+    placed = Placed(points, model._layout)
     before = model._loss(model._theta, placed, targets)[0]
     model.fit(points, targets, 50)
     assert model._loss(model._theta, placed, targets)[0] < before - 5
-    centre = np.full((1, len(GROUPS)), 0.5)
-    change = [abs(model.predict(centre + 0.2 * row)[0] - model.predict(centre)[0])[0] for row in np.eye(len(GROUPS))]
+    centre = np.full((1, COLUMNS), 0.5)
+    change = [abs(model.predict(centre + 0.2 * row)[0] - model.predict(centre)[0])[0] for row in np.eye(COLUMNS)]
     assert change[0] > 10 * max(change[1:])
 
 
 def test_fit_predicts_better_than_the_hyperparameters_it_starts_from() -> None:
     points, elsewhere = some_points(40), some_points(200, seed=1)
-    fitted, fresh = GaussianProcess(GROUPS, len(LENGTHS)), GaussianProcess(GROUPS, len(LENGTHS))
+    fitted, fresh = GaussianProcess(LAYOUT), GaussianProcess(LAYOUT)
     fitted.fit(points, waves(points), 50)
     fresh.learn(points, waves(points))
     errors = [np.abs(model.predict(elsewhere)[0] - waves(elsewhere)).mean() for model in (fitted, fresh)]
@@ -114,7 +117,7 @@ def test_fit_predicts_better_than_the_hyperparameters_it_starts_from() -> None:
 
 def test_hyperparameters_outlive_the_data_that_they_were_fitted_to() -> None:
     few, elsewhere = some_points(8, seed=2), some_points(200, seed=1)
-    fitted, fresh = GaussianProcess(GROUPS, len(LENGTHS)), GaussianProcess(GROUPS, len(LENGTHS))
+    fitted, fresh = GaussianProcess(LAYOUT), GaussianProcess(LAYOUT)
     fitted.fit(some_points(40), waves(some_points(40)), 50)
     errors = []
     for model in (fitted, fresh):
@@ -138,19 +141,19 @@ def test_is_sure_where_it_has_data_and_unsure_far_away() -> None:
 def test_what_was_learned_of_each_axis_alone_is_believed_of_all_together() -> None:
     """Points differ from the origin on one axis only; the farthest corner is a whole diagonal away from all."""
     steps = np.linspace(0, 1, 6)
-    points = np.concatenate([np.outer(steps, np.isin(GROUPS, axis)) for axis in (0, 1, 2)])
+    points = np.concatenate([np.outer(steps, np.isin(np.arange(COLUMNS), axis)) for axis in (0, (1, 2), 3)])
     targets = np.asarray(points @ [1.0, -0.5, -0.5, 2.0])
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     model.fit(points, targets, 50)
     mean, _ = model.predict(np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]]))
-    np.testing.assert_allclose(mean, [3.0, -1.0, 2.0], atol=0.2)
+    np.testing.assert_allclose(mean, [3.0, -1.0, 2.0], atol=0.6)
 
 
 def test_places_in_many_columns_are_told_apart() -> None:
     """Two rows of ten columns that sums with the roots of 2 to 11 for weights would mix up."""
     points = np.zeros((2, 10))
     points[0, 0], points[1, 6] = 2.0, 1.0
-    model = GaussianProcess(np.zeros(10, dtype=np.intp), 1)
+    model = GaussianProcess([[np.arange(10)]])
     model.learn(points, np.array([1.0, -1.0]))
     mean, _ = model.predict(points)
     assert mean[0] > 0.5
@@ -159,17 +162,17 @@ def test_places_in_many_columns_are_told_apart() -> None:
 
 def test_what_is_observed_twice_at_a_point_is_averaged() -> None:
     model = fixed_process()
-    model.learn(np.full((40, len(GROUPS)), 0.5), np.tile([0.2, 0.6], 20))
-    mean, variance = model.predict(np.full((1, len(GROUPS)), 0.5))
+    model.learn(np.full((40, COLUMNS), 0.5), np.tile([0.2, 0.6], 20))
+    mean, variance = model.predict(np.full((1, COLUMNS), 0.5))
     assert mean[0] == pytest.approx(0.4, abs=0.01)
     assert variance[0] < NOISE / 10
 
 
 @pytest.mark.parametrize("distance", [0.0, 1e-12, 1e-6, 1e-3])
 def test_near_duplicates_that_disagree_do_no_harm(distance: float) -> None:
-    points = np.full((60, len(GROUPS)), 0.5) + distance * some_points(60)
+    points = np.full((60, COLUMNS), 0.5) + distance * some_points(60)
     targets = np.tile([1.0, -1.0], 30)
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     model.fit(points, targets, 50)
     mean, variance = model.predict(np.concatenate([points, some_points(10)]))
     assert np.isfinite(mean).all()
@@ -180,7 +183,7 @@ def test_near_duplicates_that_disagree_do_no_harm(distance: float) -> None:
 
 def test_near_duplicates_do_no_harm_where_there_is_no_noise() -> None:
     points = np.repeat(some_points(60), 3, axis=0) + 1e-9 * some_points(180)
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     model.fit(points, np.repeat(waves(some_points(60)), 3), 50)
     mean, _ = model.predict(some_points(60))
     np.testing.assert_allclose(mean, waves(some_points(60)), atol=0.05)
@@ -188,7 +191,7 @@ def test_near_duplicates_do_no_harm_where_there_is_no_noise() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_constant_targets(count: int) -> None:
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     model.fit(some_points(count), np.zeros(count), 50)
     mean, variance = model.predict(some_points(10, seed=1))
     np.testing.assert_allclose(mean, 0, atol=1e-12)
@@ -196,7 +199,7 @@ def test_constant_targets(count: int) -> None:
 
 
 def test_one_point() -> None:
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     point = some_points(1)
     model.fit(point, np.array([1.0]), 50)
     mean, variance = model.predict(np.concatenate([point, point + 10]))
@@ -206,7 +209,7 @@ def test_one_point() -> None:
 
 
 def test_space_without_columns() -> None:
-    model = GaussianProcess(np.array([], dtype=np.intp), 0)
+    model = GaussianProcess([])
     model.fit(np.zeros((1, 0)), np.array([0.0]), 50)
     mean, variance = model.predict(np.zeros((2, 0)))
     assert np.isfinite(mean).all()
@@ -215,7 +218,7 @@ def test_space_without_columns() -> None:
 
 def test_data_are_not_changed() -> None:
     points, targets = some_points(10), waves(some_points(10))
-    model = GaussianProcess(GROUPS, len(LENGTHS))
+    model = GaussianProcess(LAYOUT)
     model.fit(points, targets, 20)
     model.predict(points)
     np.testing.assert_array_equal(points, some_points(10))

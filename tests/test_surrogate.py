@@ -181,7 +181,7 @@ def test_goes_on_from_prior_trials_where_they_left_off() -> None:
     configs = [c for batch in found for c in batch]
     assert len(configs) == 10  # no start: one each time
     assert not set(keys(TILES, configs)) & set(keys(TILES, [t.config for t in prior]))
-    assert fmean(map(tiles, configs)) < fmean(t.latency_ms for t in prior[:10]) - 0.5
+    assert fmean(map(tiles, configs)) < fmean(t.latency_ms for t in prior[:10]) - 0.3
 
 
 def test_few_prior_trials_shorten_the_start() -> None:
@@ -193,7 +193,7 @@ def test_few_prior_trials_shorten_the_start() -> None:
 
 def first_ten(related: tuple[tuple[Trial, ...], ...]) -> float:
     search = GaussianProcessSearch.preset(Effort.QUICK, Context(related=related))
-    return fmean(best(drive(search, TILES, tiles, 10, seed)) for seed in range(2))
+    return fmean(best(drive(search, TILES, tiles, 10, seed)) for seed in range(6))
 
 
 def test_related_trials_make_the_first_ten_configs_much_better() -> None:

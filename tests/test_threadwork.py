@@ -53,9 +53,11 @@ def test_sizes_of_tiles_are_told_by_name_and_values(sizes: dict[str, Parameter],
     assert len(work_axes(space)) == count
     configs = space.sample_new(random.Random(0), 5, frozenset())
     coordinates = Coordinates(space)
-    assert coordinates.points(configs).shape == (5, len(coordinates.groups))
-    assert coordinates.points([]).shape == (0, len(coordinates.groups))
-    assert coordinates.count == 1 + coordinates.groups.max()
+    assert coordinates.points(configs).shape == (5, coordinates.width)
+    assert coordinates.points([]).shape == (0, coordinates.width)
+    work = coordinates.layout[len(coordinates.layout) - count :]
+    last = range(coordinates.width - count, coordinates.width)
+    assert [[axis.tolist() for axis in value] for value in work] == [[[column]] for column in last]
 
 
 @pytest.mark.parametrize("warps", [{}, {"num_warps": choice(None, 4)}, {"num_warps": choice(3, 6)}])

@@ -91,10 +91,16 @@ def test_failures_are_telling_too() -> None:
     assert {t.ok for t in telling(some, 200)} == {True, False}
 
 
+def added(informed: Coordinates) -> list[list[list[int]]]:
+    """The layout of what comes after the parameters."""
+    plain = Coordinates(SPACE).layout
+    np.testing.assert_equal(informed.layout[: len(plain)], plain)
+    return [[axis.tolist() for axis in value] for value in informed.layout[len(plain) :]]
+
+
 def test_related_trials_are_one_more_axis_that_orders_configs_as_they_do() -> None:
     plain, informed = Coordinates(SPACE), transferred(SPACE, (trials(60),))
-    assert informed.count == plain.count + 1
-    assert informed.groups.tolist() == [*plain.groups.tolist(), plain.count]
+    assert added(informed) == [[[plain.width]]]
     configs = list(SPACE.enumerate())
     np.testing.assert_array_equal(informed.points(configs)[:, :-1], plain.points(configs))
     assert correlation(informed) > 0.9
@@ -112,8 +118,7 @@ def test_each_of_several_related_kernels_is_an_axis_of_its_own() -> None:
         return float(1 + abs(config["x"] - 2))
 
     plain, both = Coordinates(SPACE), transferred(SPACE, (trials(60, other), trials(60)))
-    assert both.count == plain.count + 2
-    assert both.groups.tolist() == [*plain.groups.tolist(), plain.count, plain.count + 1]
+    assert added(both) == [[[plain.width]], [[plain.width + 1]]]
     configs = list(SPACE.enumerate())
     for place, source in ((-2, trials(60, other)), (-1, trials(60))):
         alone = transferred(SPACE, (source,)).points(configs)
@@ -122,7 +127,7 @@ def test_each_of_several_related_kernels_is_an_axis_of_its_own() -> None:
 
 def test_no_more_than_the_three_most_alike_are_asked() -> None:
     some = tuple(trials(20, seed=seed) for seed in range(5))
-    assert transferred(SPACE, some).count == Coordinates(SPACE).count + 3
+    assert len(added(transferred(SPACE, some))) == 3
     configs = list(SPACE.enumerate())
     np.testing.assert_array_equal(
         transferred(SPACE, some).points(configs), transferred(SPACE, some[:3]).points(configs)
@@ -148,8 +153,8 @@ def test_failures_of_related_kernels_count_as_slow() -> None:
     ids=["none", "empty", "failures", "values outside the space", "another space", "too few"],
 )
 def test_related_trials_that_say_nothing_are_ignored(related: tuple[tuple[Trial, ...], ...]) -> None:
-    assert transferred(SPACE, related).count == Coordinates(SPACE).count
-    assert transferred(SPACE, (*related, trials(60))).count == Coordinates(SPACE).count + 1
+    assert not added(transferred(SPACE, related))
+    assert len(added(transferred(SPACE, (*related, trials(60))))) == 1
 
 
 def test_configs_outside_the_space_among_related_ones_are_left_out() -> None:
@@ -200,6 +205,6 @@ def test_a_good_relative_helps_and_one_that_misleads_does_little_harm() -> None:
 
 def test_no_configs_and_the_same_config_twice() -> None:
     informed = transferred(SPACE, (trials(60),))
-    assert informed.points([]).shape == (0, len(informed.groups))
+    assert informed.points([]).shape == (0, informed.width)
     twice = informed.points([SPACE.default, SPACE.default])
     np.testing.assert_array_equal(twice[0], twice[1])

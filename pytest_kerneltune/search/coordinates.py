@@ -2,9 +2,12 @@
 
 Each parameter spans a unit of length, whatever its values:
 
-- Numbers are placed by their rank: who lists values makes their steps matter about equally. Whole numbers that are not
-  all powers of two get a second coordinate, how often 2 divides them: hardware comes in powers of two, so that 96
-  threads have more in common with 32 and 64 than with 90.
+- Positive numbers are placed by their logarithm, since doubling a size matters about equally wherever it starts; others
+  by their rank, since who lists values makes their steps matter about equally. Whole numbers that are not all powers of
+  two get a second coordinate, how often 2 divides them: hardware comes in powers of two, so that 96 threads have more
+  in common with 32 and 64 than with 90.
+- A number of more than two values has two axes in one place: it may matter in the small and in the large, and in all it
+  matters more than a switch does.
 - Values without an order are all equally far from each other.
 - The elements of a list count on their own, a permutation as a whole.
 - Sizes of a tile count a second time, by what each thread gets (``threadwork.py``).
@@ -15,6 +18,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,28 +32,38 @@ from pytest_kerneltune.trial import Config
 Points: TypeAlias = npt.NDArray[np.float64]
 """One config a row."""
 Floats: TypeAlias = npt.NDArray[np.float64]
+Layout: TypeAlias = Sequence[Sequence[npt.NDArray[np.intp]]]
+"""What columns mean: for each value that a config consists of, its axes, and for each axis, its columns."""
 
-_Place: TypeAlias = Callable[[Any], list[float]]
 _MOST_HALVINGS = 6  # 64 divides what 128 divides, as far as hardware is concerned
 _PROBES = 64  # values drawn to learn the extent of a kind that cannot list its values
+_SCALES = 2  # axes of a number in one place
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """``count`` axes that share ``width`` columns; ``place`` says where a value is on them."""
+
+    place: Callable[[Any], list[float]]
+    width: int = 1
+    count: int = 1
 
 
 class Coordinates:
-    """Places the configs of a space; ``groups`` says of each column which of ``count`` axes it belongs to.
+    """Places the configs of a space in ``width`` columns; ``layout`` says what they mean.
 
-    An axis is what a model may find more or less important: a parameter, an element of a list, divisibility by 2, the
-    work of a thread.
+    An axis is what a model may find more or less important: the size of a number, its divisibility by 2, the work of a
+    thread. A value is that of a parameter, or of an element where it is a list.
     """
 
     def __init__(self, space: ConfigSpace) -> None:
         self._space = space
-        axes = {name: _axes(p) for name, p in space.parameters.items()}
-        self._columns = {name: _Columns(pairs) for name, pairs in axes.items()}
+        values = {name: _values(parameter) for name, parameter in space.parameters.items()}
+        self._columns = {name: _Columns([axes for value in values[name] for axes in value]) for name in values}
         self._work = work_axes(space)
-        widths = [width for pairs in axes.values() for _, width in pairs]
-        widths += [1] * len(self._work)
-        self.count = len(widths)
-        self.groups = np.repeat(np.arange(self.count), widths)
+        shapes = [[(axes.width, axes.count) for axes in value] for name in values for value in values[name]]
+        self.layout = _layout([*shapes, *([(1, 1)] for _ in self._work)])
+        self.width = sum(width for value in shapes for width, _ in value) + len(self._work)
 
     def points(self, configs: Sequence[Config]) -> Points:
         """The configs as an array of shape (configs, columns)."""
@@ -58,12 +72,24 @@ class Coordinates:
         return np.concatenate([*plain, work.reshape(len(configs), len(self._work))], axis=1)
 
 
+def _layout(shapes: Sequence[Sequence[tuple[int, int]]]) -> Layout:
+    """The columns of values whose axes have these widths and counts, in turn."""
+    layout: list[list[npt.NDArray[np.intp]]] = []
+    first = 0
+    for value in shapes:
+        layout.append([])
+        for width, count in value:
+            layout[-1] += [np.arange(first, first + width)] * count
+            first += width
+    return layout
+
+
 class _Columns:
     """The columns of one parameter; where a value is, is worked out once."""
 
-    def __init__(self, axes: Sequence[tuple[_Place, int]]) -> None:
+    def __init__(self, axes: Sequence[_Axes]) -> None:
         self._axes = axes
-        self._width = sum(width for _, width in axes)
+        self._width = sum(each.width for each in axes)
         self._known: dict[str, list[float]] = {}
 
     def places(self, values: Sequence[Any]) -> Points:
@@ -76,39 +102,58 @@ class _Columns:
         return np.asarray(rows[np.array([ranks[t] for t in tokens], np.intp)])
 
     def _place(self, value: Any) -> list[float]:
-        return [x for place, _ in self._axes for x in place(value)]
+        return [x for axes in self._axes for x in axes.place(value)]
 
 
-def _axes(parameter: Parameter) -> list[tuple[_Place, int]]:
-    """The axes of a parameter: where a value is on it, and in how many columns that is said."""
+def _values(parameter: Parameter) -> list[list[_Axes]]:
+    """The axes of a parameter, or of each element of a list."""
     if isinstance(parameter, ListOf):
-        inner = _axes(parameter.inner)
-        return [(_of_element(i, place), width) for i in range(parameter.length) for place, width in inner]
+        inner = _values(parameter.inner)
+        return [[_of_element(i, axes) for axes in value] for i in range(parameter.length) for value in inner]
     values = parameter.values()
     if values is not None and (isinstance(values, range) or all(type(v) in (int, float) for v in values)):
-        return _ordered(values)
-    return [_spread(parameter, values)]
+        return [_ordered(values)]
+    return [[_spread(parameter, values)]]
 
 
-def _of_element(index: int, place: _Place) -> _Place:
-    return lambda value: place(value[index])
+def _of_element(index: int, axes: _Axes) -> _Axes:
+    return replace(axes, place=lambda value: axes.place(value[index]))
 
 
-def _ordered(values: Sequence[Any]) -> list[tuple[_Place, int]]:
+def _ordered(values: Sequence[Any]) -> list[_Axes]:
+    is_switch = len(values[:3]) < 3  # len(values) is limited to a machine word
+    size = _Axes(_by_logarithm(values) or _by_rank(values), count=1 if is_switch else _SCALES)
+    levels = [] if is_switch else _levels(values)
+    if len(levels) < 2:
+        return [size]
+    least, extent = levels[0], levels[-1] - levels[0]
+    return [size, _Axes(lambda value: [(_halvings(value) - least) / extent])]
+
+
+def _by_logarithm(values: Sequence[Any]) -> Callable[[Any], list[float]] | None:
+    """None where a value has no logarithm, or all have the same."""
+    ends = (values[0], values[-1]) if isinstance(values, range) else values
+    if not all(0 < value < math.inf for value in ends):
+        return None
+    low, high = math.log(min(ends)), math.log(max(ends))
+    return (lambda value: [(math.log(value) - low) / (high - low)]) if high > low else None
+
+
+def _by_rank(values: Sequence[Any]) -> Callable[[Any], list[float]]:
     if isinstance(values, range):
-        low, length = values[0], abs(values[-1] - values[0]) or 1  # len() is limited to a machine word
-        axes: list[tuple[_Place, int]] = [(lambda value: [(value - low) / length], 1)]
-        levels = [float(n) for n in range(_MOST_HALVINGS + 1)] if values[2:] else []
-    else:
-        last = max(1, len(values) - 1)
-        ranks = {value: rank / last for rank, value in enumerate(sorted(values))}
-        axes = [(lambda value: [ranks[value]], 1)]
-        is_plain = all(type(v) is int and v & (v - 1) == 0 for v in values) or any(type(v) is float for v in values)
-        levels = [] if is_plain or len(values) <= 2 else sorted({_halvings(v) for v in values})
-    if len(levels) > 1:
-        least, extent = levels[0], levels[-1] - levels[0]
-        axes.append((lambda value: [(_halvings(value) - least) / extent], 1))
-    return axes
+        low, length = values[0], abs(values[-1] - values[0]) or 1
+        return lambda value: [(value - low) / length]
+    last = max(1, len(values) - 1)
+    ranks = {value: rank / last for rank, value in enumerate(sorted(values))}
+    return lambda value: [ranks[value]]
+
+
+def _levels(values: Sequence[Any]) -> list[float]:
+    """How often 2 divides the values, each number once; none where that says nothing."""
+    if isinstance(values, range):
+        return [float(n) for n in range(_MOST_HALVINGS + 1)]
+    is_plain = all(type(v) is int and v & (v - 1) == 0 for v in values) or any(type(v) is float for v in values)
+    return [] if is_plain else sorted({_halvings(v) for v in values})
 
 
 def _halvings(value: int) -> float:
@@ -116,12 +161,12 @@ def _halvings(value: int) -> float:
     return float(min(_MOST_HALVINGS, (value & -value).bit_length() - 1) if value else _MOST_HALVINGS)
 
 
-def _spread(parameter: Parameter, values: Sequence[Any] | None) -> tuple[_Place, int]:
-    """One axis of what :meth:`Parameter.encode` says, scaled so that values are on average a unit apart."""
+def _spread(parameter: Parameter, values: Sequence[Any] | None) -> _Axes:
+    """An axis of what :meth:`Parameter.encode` says, scaled so that values are on average a unit apart."""
     rng = random.Random(0)
     probes = [parameter.sample(rng) for _ in range(_PROBES)] if values is None or len(values) > _PROBES else values
     rows = np.array([parameter.encode(value) for value in probes], float)
     distances = np.sqrt(((rows[:, None] - rows[None]) ** 2).sum(axis=2))
     apart = distances[distances > 0]
     scale = 1.0 / float(apart.mean()) if apart.size and math.isfinite(apart.mean()) else 1.0
-    return (lambda value: [x * scale for x in parameter.encode(value)]), parameter.width
+    return _Axes(lambda value: [x * scale for x in parameter.encode(value)], parameter.width)

@@ -16,50 +16,54 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_kerneltune.search.coordinates import Floats, Points
+from pytest_kerneltune.search.coordinates import Floats, Layout, Points
 
 Indices: TypeAlias = npt.NDArray[np.intp]
 
 
 class Placed:
-    """Some points, told apart on each axis; ``columns`` are those of ``points`` that belong to each.
+    """Some points, told apart by each value they consist of; ``layout`` says what the columns of ``points`` mean.
 
     A parameter has few values: what depends on two of them is found for each pair of values, not of points. All
     lengths and weights are logarithms, of shape (axes,).
     """
 
-    def __init__(self, points: Points, columns: Sequence[Indices]) -> None:
+    def __init__(self, points: Points, layout: Layout) -> None:
         self._count = len(points)
-        self._axes = [_Axis(points[:, each], each) for each in columns]
-        most = max((len(axis.keys) for axis in self._axes), default=0)
-        self._distances = np.zeros((len(columns), most, most))  # of axes with fewer places: the rest stays 0
-        for distances, axis in zip(self._distances, self._axes, strict=True):
-            distances[: len(axis.keys), : len(axis.keys)] = _distances(axis.places, axis.places)
+        *firsts, count = accumulate(map(len, layout), initial=0)
+        self._values = [_Value(points, axes, first) for axes, first in zip(layout, firsts, strict=True)]
+        most = max((len(value.keys) for value in self._values), default=0)
+        self._distances = np.zeros((count, most, most))  # of values with fewer places: the rest stays 0
+        for value in self._values:
+            size = len(value.keys)
+            self._distances[value.axes, :size, :size] = value.distances(value.places)
 
     def covariance(self, lengths: Floats, weights: Floats) -> Floats:
         """Of shape (points, points), with variance 1."""
         product = np.ones((self._count, self._count))
         factors = _factor(self._distances, _by_axis(lengths), _by_axis(weights))
-        for factor, axis in zip(factors, self._axes, strict=True):
-            product *= factor[axis.which][:, axis.which]
+        for value in self._values:
+            product *= factors[value.axes].prod(axis=0)[value.which][:, value.which]
         return product
 
     def cross(self, points: Points, lengths: Floats, weights: Floats) -> Floats:
         """The covariance between each of these and each of other ``points``."""
         product = np.ones((self._count, len(points)))
         factors = _factor(self._distances, _by_axis(lengths), _by_axis(weights))
-        for factor, axis, *pair in zip(factors, self._axes, lengths, weights, strict=True):
-            others = points[:, axis.columns]
-            which, is_new = axis.find(others)
-            between = factor[: len(axis.keys), which]
+        for value in self._values:
+            others = points[:, value.columns]
+            which, is_new = value.find(others)
+            between = factors[value.axes, : len(value.keys)].prod(axis=0)[:, which]
             if is_new.any():
-                between[:, is_new] = _factor(_distances(axis.places, others[is_new]), *pair)
-            product *= between[axis.which]
+                hyperparameters = _by_axis(lengths[value.axes]), _by_axis(weights[value.axes])
+                between[:, is_new] = _factor(value.distances(others[is_new]), *hyperparameters).prod(axis=0)
+            product *= between[value.which]
         return product
 
     def slopes(self, shares: Floats, lengths: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -68,24 +72,35 @@ class Placed:
         ``shares`` has a number for each pair of the points.
         """
         by_places = np.zeros_like(self._distances)
-        for total, axis in zip(by_places, self._axes, strict=True):
-            total[: len(axis.keys), : len(axis.keys)] = axis.has.T @ shares @ axis.has
+        for value in self._values:
+            size = len(value.keys)
+            by_places[value.axes, :size, :size] = value.has.T @ shares @ value.has
         by_length, by_weight = _slopes(self._distances, _by_axis(lengths), _by_axis(weights))
         return (by_places * by_length).sum(axis=(1, 2)), (by_places * by_weight).sum(axis=(1, 2))
 
 
-class _Axis:
-    """The distinct ``places`` of ``points`` on an axis, by rising ``keys``; ``which`` of them each point has."""
+class _Value:
+    """The distinct ``places`` of ``points`` in the columns of one value, by rising ``keys``.
 
-    def __init__(self, points: Points, columns: Indices) -> None:
-        self.columns = columns
-        self.keys, first, self.which = np.unique(_keys(points), return_index=True, return_inverse=True)
-        self.places = points[first]
+    ``which`` of them each point has; ``axes`` are the value's among all, the first of them ``first``.
+    """
+
+    def __init__(self, points: Points, axes: Sequence[Indices], first: int) -> None:
+        self.axes = slice(first, first + len(axes))
+        self.columns = np.unique(np.concatenate(axes))
+        self._of_axes = [np.searchsorted(self.columns, each) for each in axes]
+        own = points[:, self.columns]
+        self.keys, indices, self.which = np.unique(_keys(own), return_index=True, return_inverse=True)
+        self.places = own[indices]
 
     @cached_property
     def has(self) -> Floats:
         """Of shape (points, places): 1 where the point has that place."""
         return np.eye(len(self.keys))[self.which]
+
+    def distances(self, others: Points) -> Floats:
+        """From each place to each of ``others``, of shape (axes, places, others)."""
+        return np.stack([_distances(self.places[:, each], others[:, each]) for each in self._of_axes])
 
     def find(self, points: Points) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """Which place each of other ``points`` has, and whether that is a new one, and the first answer void."""

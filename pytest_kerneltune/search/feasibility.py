@@ -21,16 +21,17 @@ _ITERATIONS = 30
 _DOUBT = 0.1  # variance of the outcome of a config whose chance is known
 _LEAST_CHANCE = 1e-6
 _FEWEST = 5  # demands: less says nothing
+_DEMAND_LENGTH = 1.0  # logarithm: what configs ask for is smoother than how fast they are
 _LEAST_SPREAD = 1e-9  # of logarithms: what is less is rounding
-OVERCONFIDENCE = 2.0  # a variance that takes the hyperparameters for certain is too small; by how much is a guess
+_OVERCONFIDENCE = 2.0  # a variance that takes the hyperparameters for certain is too small; by how much is a guess
 
 
 class Feasibility:
     """Two models, of what works and of demands, over the points of ``coordinates``."""
 
     def __init__(self, coordinates: Coordinates) -> None:
-        self._outcome = GaussianProcess(coordinates.groups, coordinates.count)
-        self._demand = GaussianProcess(coordinates.groups, coordinates.count)
+        self._outcome = GaussianProcess(coordinates.layout)
+        self._demand = GaussianProcess(coordinates.layout, _DEMAND_LENGTH)
         self._tendency: float | None = None
         self._limit: float | None = None
 
@@ -69,7 +70,7 @@ class Feasibility:
             loss += _loss(ndtr((mean + self._tendency) / np.sqrt(variance + _DOUBT)))
         if self._limit is not None:
             mean, variance = self._demand.predict(points)
-            loss += _loss(ndtr((self._limit - mean) / np.sqrt(OVERCONFIDENCE * variance)))
+            loss += _loss(ndtr((self._limit - mean) / np.sqrt(_OVERCONFIDENCE * variance)))
         return loss
 
 

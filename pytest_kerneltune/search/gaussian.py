@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from pytest_kerneltune.search.coordinates import Floats, Points
+from pytest_kerneltune.search.coordinates import Floats, Layout, Points
 from pytest_kerneltune.search.covariance import Placed
 
-_LENGTH = (0.0, 1.0)
-"""Mean and standard deviation of the prior on the logarithm of a length scale, axes being a unit long."""
+_LENGTH_DEVIATION = 0.7
+"""Standard deviation of the prior on the logarithm of a length scale, axes being a unit long."""
 _WEIGHT = (0.0, 0.5)
-"""The same for the weight of an axis."""
+"""Mean and standard deviation of the prior on the logarithm of the weight of an axis."""
 _SIGNAL = (0.0, 1.0)
 """The same for the variance of the function, targets having variance 1."""
 _NOISE = (math.log(1e-2), 1.5)
@@ -31,15 +30,16 @@ _HOPELESS = 1e10  # the loss where a matrix is not positive definite
 
 
 class GaussianProcess:
-    """Regression of standardised targets on points whose columns belong to ``groups``, ``axes`` in number.
+    """Regression of standardised targets on points; ``layout`` says what their columns mean.
 
+    ``length`` is the logarithm of the length scale to expect: how far from a point the function is much the same.
     Hyperparameters survive from one :meth:`fit` to the next, which starts from them.
     """
 
-    def __init__(self, groups: npt.NDArray[np.intp], axes: int) -> None:
-        self._columns = [np.flatnonzero(groups == axis) for axis in range(axes)]
+    def __init__(self, layout: Layout, length: float = 0.0) -> None:
+        self._layout, axes = layout, sum(len(of_value) for of_value in layout)
         counts = (axes, axes, 1, 1)
-        means, deviations = zip(_LENGTH, _WEIGHT, _SIGNAL, _NOISE, strict=True)
+        means, deviations = zip((length, _LENGTH_DEVIATION), _WEIGHT, _SIGNAL, _NOISE, strict=True)
         self._means, self._deviations = np.repeat(means, counts), np.repeat(deviations, counts)
         self._bounds = np.repeat(_BOUNDS, counts, axis=0)
         self._theta = self._means.copy()
@@ -48,7 +48,7 @@ class GaussianProcess:
         """Improve the hyperparameters by at most ``iterations`` steps of L-BFGS, and learn the data."""
         from scipy.optimize import minimize
 
-        placed, options = Placed(points, self._columns), {"maxiter": iterations}
+        placed, options = Placed(points, self._layout), {"maxiter": iterations}
         data = (placed, targets)
         found = minimize(self._loss, self._theta, data, "L-BFGS-B", jac=True, bounds=self._bounds, options=options)
         self._theta = found.x
@@ -56,7 +56,7 @@ class GaussianProcess:
 
     def learn(self, points: Points, targets: Floats) -> None:
         """Replace the data, the hyperparameters being as they are."""
-        self._learn(Placed(points, self._columns), targets)
+        self._learn(Placed(points, self._layout), targets)
 
     def _learn(self, placed: Placed, targets: Floats) -> None:
         self._placed = placed

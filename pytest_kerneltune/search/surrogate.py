@@ -39,7 +39,7 @@ from pytest_kerneltune.search import Context, Effort, Proposals, Related
 from pytest_kerneltune.search.blas import one_thread
 from pytest_kerneltune.search.candidates import Candidates
 from pytest_kerneltune.search.coordinates import Floats, Points
-from pytest_kerneltune.search.feasibility import OVERCONFIDENCE, Feasibility, teach
+from pytest_kerneltune.search.feasibility import Feasibility, teach
 from pytest_kerneltune.search.gaussian import GaussianProcess, log_expected_improvement
 from pytest_kerneltune.search.history import History
 from pytest_kerneltune.search.population import PopulationSearch
@@ -124,7 +124,7 @@ class _Run:
         self._candidates = Candidates(
             space, rng, self._coordinates, history, options.num_candidates, options.copies, options.radius
         )
-        self._latency = GaussianProcess(self._coordinates.groups, self._coordinates.count)
+        self._latency = GaussianProcess(self._coordinates.layout)
         self._feasibility = Feasibility(self._coordinates)
         self._fitted = 0
 
@@ -190,5 +190,4 @@ class _Believer:
             self._latency.learn(self._points, self._targets)
 
     def worth(self, points: Points) -> Floats:
-        mean, variance = self._latency.predict(points)
-        return log_expected_improvement(mean, OVERCONFIDENCE * variance, float(self._targets.min()))
+        return log_expected_improvement(*self._latency.predict(points), float(self._targets.min()))

@@ -56,11 +56,10 @@ class _Predicted(Coordinates):
     def __init__(self, space: ConfigSpace, sources: Sequence[Sequence[Trial]]) -> None:
         super().__init__(space)
         self._predictions: dict[str, Floats] = {}
-        self._plain_groups, self._plain_count = self.groups, self.count
         with one_thread():
             self._models = [self._model(telling(trials, _TRIALS)) for trials in sources]
-        axes = self.count + np.arange(len(sources))
-        self.groups, self.count = np.append(self.groups, axes), self.count + len(sources)
+        self.layout = [*self.layout, *([np.array([self.width + i])] for i in range(len(sources)))]
+        self.width += len(sources)
 
     def points(self, configs: Sequence[Config]) -> Points:
         plain = super().points(configs)
@@ -76,6 +75,6 @@ class _Predicted(Coordinates):
         """A model of one source, whose failures count as the slowest of what worked."""
         slowest = max(t.latency_ms for t in trials if t.ok)
         latencies = np.array([t.latency_ms if t.ok else slowest for t in trials])
-        model = GaussianProcess(self._plain_groups, self._plain_count)
+        model = GaussianProcess(self.layout)
         model.fit(super().points([t.config for t in trials]), standardised(latencies), _ITERATIONS)
         return model
