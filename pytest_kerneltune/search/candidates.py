@@ -14,7 +14,7 @@ from pytest_kerneltune.space import ConfigSpace
 from pytest_kerneltune.trial import Config
 
 _RENEWED = 0.1  # of the random candidates, each time
-_LEAPS = 8  # edits of a good config each time that single steps cannot reach
+_LEAPS = 20  # edits of a good config each time that single steps cannot reach
 _CLIMBERS = 6
 _CLIMBS = 3
 _SHORTLIST = 200
