@@ -78,11 +78,17 @@ def compared(kernel: Kernel, workers: Workers, arms: dict[str, Config], blocks: 
 
 @pytest.mark.parametrize("make", [c_kernel, python_kernel])
 def test_a_comparison_shows_the_work_behind_a_kernel(make: Any, workers: Workers) -> None:
-    kernel, config = make(), {"ROUNDS": 5}
-    latency_us = compared(kernel, workers, {"winner": config}, 3)["winner"]
-    found = compared(kernel, workers, {"winner": tagged(config, latency_us), "base": config, "0": tagged(config, 0)})
-    assert found["winner"] - found["base"] == pytest.approx(latency_us, rel=0.5)
-    assert found["0"] == pytest.approx(found["base"], rel=0.3)
+    """In some attempt: who else runs on the machine may take the core while an arm is timed."""
+
+    def shows() -> bool:
+        kernel, config = make(), {"ROUNDS": 5}
+        latency_us = compared(kernel, workers, {"winner": config}, 3)["winner"]
+        arms = {"winner": tagged(config, latency_us), "base": config, "0": tagged(config, 0)}
+        found = compared(kernel, workers, arms)
+        is_longer = found["winner"] - found["base"] == pytest.approx(latency_us, rel=0.5)
+        return bool(is_longer and found["0"] == pytest.approx(found["base"], rel=0.3))
+
+    assert any(shows() for _ in range(5))
 
 
 def slowed_us(clock: Clock, us: float) -> float:
