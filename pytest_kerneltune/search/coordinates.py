@@ -32,7 +32,8 @@ from pytest_kerneltune.trial import Config
 Points: TypeAlias = npt.NDArray[np.float64]
 """One config a row."""
 Floats: TypeAlias = npt.NDArray[np.float64]
-Layout: TypeAlias = Sequence[Sequence[npt.NDArray[np.intp]]]
+Indices: TypeAlias = npt.NDArray[np.intp]
+Layout: TypeAlias = Sequence[Sequence[Indices]]
 """What columns mean: for each value that a config consists of, its axes, and for each axis, its columns."""
 
 _MOST_HALVINGS = 6  # 64 divides what 128 divides, as far as hardware is concerned
@@ -74,7 +75,7 @@ class Coordinates:
 
 def _layout(shapes: Sequence[Sequence[tuple[int, int]]]) -> Layout:
     """The columns of values whose axes have these widths and counts, in turn."""
-    layout: list[list[npt.NDArray[np.intp]]] = []
+    layout: list[list[Indices]] = []
     first = 0
     for value in shapes:
         layout.append([])

@@ -17,14 +17,11 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_kerneltune.search.coordinates import Floats, Layout, Points
-
-Indices: TypeAlias = npt.NDArray[np.intp]
+from pytest_kerneltune.search.coordinates import Floats, Indices, Layout, Points
 
 
 class Placed:

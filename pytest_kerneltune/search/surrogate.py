@@ -3,7 +3,7 @@
 What it is made of, and where that comes from:
 
 1. A Gaussian process predicts latencies and how sure that is (``gaussian.py``): a sum of what each parameter does on
-   its own, what each pair does, and so on, with a length scale and a weight for each parameter (``covariance.py``). The
+   its own, what each pair does, and so on, with a length scale and a weight for each axis (``covariance.py``). The
    config of greatest expected improvement is measured next (Jones et al., "Efficient Global Optimization of Expensive
    Black-Box Functions", 1998). Latencies slower than the median count less and less: how slow is slow need not be
    modelled, and the fast ones are told apart better.
